@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['DISTANCES', 'CRITICS', 'Term', 'total', 'distance', 'Content', 'bce', 'Critic', 'PlainGainCritic',
-           'RelativisticCritic']
+           'RelativisticCritic', 'RankContent', 'Watch']
 
 # %% ../nbs/library/31_losses.ipynb #71427e50
+import copy, warnings
 from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import choose
+from .core import Error, choose
 
 # %% ../nbs/library/31_losses.ipynb #b5997cbd
 class Term(NamedTuple):
@@ -85,3 +86,51 @@ class RelativisticCritic(Critic):
         return self.share * (bce(fake - real.mean(), 0) + bce(real - fake.mean(), 1))
 
 CRITICS = {'vanilla': Critic, 'without_log': PlainGainCritic, 'relativistic': RelativisticCritic}
+
+# %% ../nbs/library/31_losses.ipynb #03377272
+class RankContent(nn.Module):
+    "Sigmoid score that a frozen copy of `ranker` gives to `sr`; lower looks better (RankSRGAN, eq. 9)."
+    def __init__(self, ranker: nn.Module,
+                 reduction: str = 'sum',      # over the batch, as the code; or 'mean'
+                 mode: str = 'eval',          # batch norm uses what it learned, as the text; 'train': this batch, as the code
+                 bias: float = 0.,            # R_bias
+                 batch: int | None = None):   # of the whole step, where `sr` is a part of it
+        super().__init__()
+        self.ranker = copy.deepcopy(ranker).requires_grad_(False)
+        self.reduction, self.mode = choose(reduction, ('sum', 'mean'), 'reduction'), choose(mode, ('eval', 'train'), 'mode of a ranker')
+        self.bias, self.batch, self.seen = bias, batch, None
+        self.ranker.train(mode == 'train')
+        for m in self.ranker.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and mode == 'train': m.track_running_stats = False
+
+    def train(self, mode: bool = True): return self                # whatever surrounds it trains; the ranker does not
+
+    def forward(self, sr: Tensor, hr: Tensor | None = None) -> Tensor:
+        score = self.ranker(sr)
+        self.seen = score.detach()                                 # (n,): for the log, see `Watch`
+        mean = (score - self.bias).sigmoid().mean()
+        return mean if self.reduction == 'mean' else mean * (self.batch or len(sr))
+
+    def renew(self, ranker: nn.Module):
+        "Go on with the weights of a ranker that has trained on."
+        self.ranker.load_state_dict(ranker.state_dict())
+
+# %% ../nbs/library/31_losses.ipynb #0a07ef6c
+class Watch:
+    "Warns when a ranker's score and the metric it stands for (lower is better) part."
+    def __init__(self, low: float, high: float,       # the ranker's scores of its training levels
+                 name: str = 'niqe', slack: float = 0.1):
+        if not low < high: raise Error(f"a ranker whose training levels score from {low} to {high} tells nothing apart; train it longer.")
+        self.low, self.high, self.name, self.slack = low, high, name, slack
+        self.best, self.warned = None, False
+
+    def __call__(self, score: float, metric: float) -> dict[str, float]:
+        "A line of the log from the mean score of SR pictures and their metric on validation photographs."
+        worse = 0. if self.best is None else metric - self.best
+        self.best = metric if self.best is None else min(self.best, metric)
+        place = (score - self.low) / (self.high - self.low)        # 0…1 inside the range of the training levels
+        if place < 0 and worse > self.slack and not self.warned:
+            self.warned = True
+            warnings.warn(f"the ranker is fooled: SR pictures score {score:.2f}, below its training levels ({self.low:.2f} … {self.high:.2f}), while {self.name} of validation photographs "
+                          f"rose from {self.best:.2f} to {metric:.2f}. Lower the weight of rank, or train the ranker on more levels and photographs.")
+        return {'rank_score': score, 'rank_place': place, 'rank_fooled': float(place < 0 and worse > self.slack)}

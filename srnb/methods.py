@@ -70,10 +70,10 @@ def build(row: Row) -> train.GeneratorUpdate:
     return update
 
 # %% ../nbs/library/33_methods.ipynb #accb8095
-def trained(run: str) -> nn.Module:
-    "The trained network of the row `run`."
+def trained(run: str, name: str = '') -> nn.Module:
+    "The trained network of the row `run`, or what a sweep by hand made of it under another `name`."
     row = core.row(run)
-    net = core.load_model(NETS[choose(row.net, NETS, 'network')](**row.size, scale=row.scale), run)
+    net = core.load_model(NETS[choose(row.net, NETS, 'network')](**row.size, scale=row.scale), name or run)
     return net.eval().requires_grad_(False).to(core.device())
 
 @torch.no_grad()
