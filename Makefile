@@ -2,16 +2,16 @@
 # make all    every figure and table        make test  the tests        make lab  JupyterLab        make bench  speed of each part
 SHELL := /bin/bash
 PYTHON ?= python3
-core := figures@first tables@first
+core := tables@chain tables@ranksrgan tables@eusr figures@ranksrgan
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: repro all test lab bench compose data
+.PHONY: repro all test lab bench publish compose data
 
 repro: compose data
 	dvc repro $(core)
-	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/paper (figures, tables), out/sr (photographs), out/nbs (what was run); results/ holds the published run."
+	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
 all: compose data
 	dvc repro
@@ -25,6 +25,11 @@ lab: data
 
 bench: data
 	python -m srnb.bench
+	python -m srnb.bench_train
+
+# keep this run's figures, tables, scores and logs for those who only read
+publish:
+	p=results/$$(sed -n 's/^profile: //p' params.yaml); rm -rf $$p; mkdir -p $$p; cp -r out/figures out/tables out/scores out/log params.yaml $$p
 
 compose: .venv/ready
 	$(if $(profile),@python -m srnb.run --compose $(profile))
