@@ -35,13 +35,15 @@ def distance(name: str) -> Callable: return DISTANCES[choose(name, DISTANCES, 'd
 
 class Content(nn.Module):
     "Distance of what `features` sees in `sr` and `hr`."
+    mean_of = staticmethod(torch.mean)               # over this process's part of the batch, unless `train.widen` says otherwise
+
     def __init__(self, features: nn.Module, loss: str = 'l1', relative: bool = False):
         super().__init__()
         self.features, self.distance, self.relative = features, distance(loss), relative
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         with torch.no_grad(): real = self.features(hr)            # no graph for what is not learned
-        return sum(self.distance(a, b) / (b.abs().mean() if self.relative else 1)
+        return sum(self.distance(a, b) / (self.mean_of(b.abs()) if self.relative else 1)
                    for a, b in zip(self.features(sr), real)) / len(real)
 
 # %% ../nbs/library/31_losses.ipynb #3128dbaf
@@ -55,35 +57,39 @@ class Critic(nn.Module):
         super().__init__()
         self.net, self.seen = net, None
 
+    def logits(self, x: Tensor) -> Tensor: return self.net(x).float()        # in full precision, whatever the network computes in
+
     def fool(self, sr: Tensor, hr: Tensor) -> Tensor:
-        self.seen = fake = self.net(sr)
+        self.seen = fake = self.logits(sr)
         return bce(fake, 1)
 
     def judge(self, hr: Tensor) -> Tensor:
         "The critic's own loss on the batch that `fool` has just seen."
         fake, self.seen = self.seen, None
-        return bce(fake, 0) + bce(self.net(hr), 1)
+        return bce(fake, 0) + bce(self.logits(hr), 1)
 
 # %% ../nbs/library/31_losses.ipynb #2344d44e
 class PlainGainCritic(Critic):
     "The generator's side without logarithm: -D(G(x)) (MR-SRGAN)."
     def fool(self, sr: Tensor, hr: Tensor) -> Tensor:
-        self.seen = fake = self.net(sr)
+        self.seen = fake = self.logits(sr)
         return -fake.sigmoid().mean()
 
 class RelativisticCritic(Critic):
     "Asks how much more real than the others' average (ESRGAN, eq. 1-2); `halved` as in its code."
+    mean_of = staticmethod(torch.mean)               # as in `Content`
+
     def __init__(self, net: nn.Module, halved: bool = True):
         super().__init__(net)
         self.share = 0.5 if halved else 1.
 
     def fool(self, sr: Tensor, hr: Tensor) -> Tensor:
-        self.seen = fake, real = self.net(sr), self.net(hr)
-        return self.share * (bce(fake - real.mean(), 1) + bce(real - fake.mean(), 0))
+        self.seen = fake, real = self.logits(sr), self.logits(hr)
+        return self.share * (bce(fake - self.mean_of(real), 1) + bce(real - self.mean_of(fake), 0))
 
     def judge(self, hr: Tensor) -> Tensor:
         (fake, real), self.seen = self.seen, None
-        return self.share * (bce(fake - real.mean(), 0) + bce(real - fake.mean(), 1))
+        return self.share * (bce(fake - self.mean_of(real), 0) + bce(real - self.mean_of(fake), 1))
 
 CRITICS = {'vanilla': Critic, 'without_log': PlainGainCritic, 'relativistic': RelativisticCritic}
 

@@ -7,7 +7,7 @@ __all__ = ['NETS', 'INITS', 'CRITIC_NETS', 'TERMS', 'ENTRIES', 'generator', 'cri
            'super_resolve', 'bicubic', 'degrade', 'Validation', 'learn']
 
 # %% ../nbs/library/33_methods.ipynb #65063ec9
-import shutil
+import os, shutil, sys
 
 import pandas as pd, torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ TERMS = {  # name: row, critic → loss
     'adversarial': lambda row, critic: critic.fool,
 }
 ENTRIES = {*TERMS, 'net', 'size', 'scale', 'start', 'init', 'seed', 'photos', 'patch', 'batch', 'steps', 'rate', 'critic_rate', 'betas', 'schedule', 'warmup', 'halve_at',
-           'ema', 'accumulate', 'precision', 'compile', 'deterministic', 'pixel_loss', 'content_loss', 'content_relative', 'features', 'critic',
+           'ema', 'accumulate', 'precision', 'compile', 'deterministic', 'statistics', 'pixel_loss', 'content_loss', 'content_relative', 'features', 'critic',
            'every', 'validate_every', 'save_every', 'name', 'block', 'profile'}
 
 def terms(row: Row, critic: Critic | None) -> list[Term]:
@@ -64,10 +64,10 @@ def build(row: Row) -> train.GeneratorUpdate:
     device = core.device()
     place = lambda m: m and m.to(device, memory_format=torch.channels_last)
     net, judge = place(generator(row)), place(critic(row))
-    update = train.GeneratorUpdate(net, terms(row, judge), row.rate, judge, row.critic_rate, row.betas, row.ema, row.accumulate,
-                                   train.precision(row.precision, device, row.deterministic))
-    if row.compile and not row.deterministic: net.compile()
-    return update
+    parts = terms(row, judge)
+    train.widen(row.get('statistics', 'local'), *(m for m in (net, judge, *(t.loss for t in parts)) if isinstance(m, nn.Module)))
+    return train.GeneratorUpdate(net, parts, row.rate, judge, row.critic_rate, row.betas, row.ema, row.accumulate,
+                                 train.precision(row.precision, device, row.deterministic), row.compile and not row.deterministic)
 
 # %% ../nbs/library/33_methods.ipynb #accb8095
 def trained(run: str, name: str = '') -> nn.Module:
@@ -103,16 +103,28 @@ class Validation:
         return {'psnr': fidelity.psnr(sr, self.hr).mean().item(), 'niqe': niqe.niqe(sr, crop=4).mean().item()}
 
 # %% ../nbs/library/33_methods.ipynb #d4d32208
-def learn(row: Row) -> pd.DataFrame:
+def learn(row: Row, processes: int = 0) -> pd.DataFrame:
     "Train `row` to its end: `out/models/<name>.safetensors` and `out/log/<name>.csv`; the log is returned."
+    processes, log = processes or int(os.environ.get('SRNB_PROCESSES', 1)), core.out('log', f'{row.name}.csv')
+    if processes > 1 and 'WORLD_SIZE' not in os.environ:
+        train.launch(learn, row, processes=processes)
+        return pd.read_csv(log, float_precision='round_trip')
+    train.join()
     start = [] if row.start == 'scratch' else [core.model_path(row.start)]
     update = build(row)
     check = Validation(list(Arena(core.out('photos', 'valid'))), row.scale)
     scratch = core.out('scratch', f"{row.name}-{train.key(row, *start)}")
-    log = core.out('log', f'{row.name}.csv')
     table = train.run(update, lambda n: pairs.batches(row, n), row.steps, scratch/'log.csv', scratch, train.schedule(row.schedule, row.steps, row.warmup, row.halve_at),
                       row.save_every, row.name, every=row.every, validate=lambda: check(update.result), validate_every=row.validate_every)
-    core.save_model(row.name, update.result, profile=row.profile, row=row.name)
-    with core.atomic(log) as part: shutil.copyfile(scratch/'log.csv', part)
-    train.Checkpoints(scratch).remove()
+    if train.world()[0] == 0:
+        core.save_model(row.name, update.result, profile=row.profile, row=row.name)
+        with core.atomic(log) as part: shutil.copyfile(scratch/'log.csv', part)
+        train.Checkpoints(scratch).remove()
+    train.from_first(None)                                   # nobody leaves before all is written
     return table
+
+# %% ../nbs/library/33_methods.ipynb #99bb9d00
+if __name__ == '__main__' and '__file__' in globals():
+    from srnb import methods                                 # under its own name, as in a notebook: checkpoints are keyed by the code loaded
+    try: methods.learn(core.row(*sys.argv[1:]))
+    except Error as e: sys.exit(f'error: {e}')

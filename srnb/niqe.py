@@ -77,12 +77,11 @@ def features(x: Tensor, size: int) -> Tensor:
     "18 numbers for each block of MSCN pictures: (n, 1, h, w) → (n, blocks, 18)."
     n, _, h, w = x.shape
     x = x.view(n, h // size, size, w // size, size).transpose(2, 3).reshape(n, -1, size, size)
-    alpha, left, right = aggd(x).unbind(-1)
-    numbers = [alpha, (left + right) / 2]
-    for shift in SHIFTS:
-        alpha, left, right = aggd(x * x.roll(shift, (-2, -1))).unbind(-1)
-        numbers += [alpha, (right - left) * (torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha)).exp(), left, right]
-    return torch.stack(numbers, -1)
+    series = torch.stack([x] + [x * x.roll(shift, (-2, -1)) for shift in SHIFTS], 2)    # (n, blocks, 5, size, size)
+    alpha, left, right = aggd(series).unbind(-1)
+    mean = (right - left) * (torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha)).exp()
+    products = torch.stack([alpha, mean, left, right], -1)[:, :, 1:].flatten(2)
+    return torch.cat([alpha[..., :1], (left + right)[..., :1] / 2, products], -1)
 
 def half(x: Tensor) -> Tensor:
     "`imresize(x, 1/2)`: eight taps whose weights are whole numbers of 1/256, so that flat areas stay exactly flat."
@@ -161,7 +160,7 @@ def niqe(x: Tensor,                    # (n, 3, h, w) RGB or (n, 1, h, w), 0…1
     "NIQE of each image, lower is better: (n, 3, h, w) → (n,) float64, differentiable, on the device of `x`."
     check(x)
     _fits(*x.shape[-2:], crop, block)
-    n = max(1, (2**17 if x.device.type == 'cpu' else 2**27) // x[0, 0].numel())     # a CPU's cache holds one picture, a GPU wants many
+    n = max(1, (2**18 if x.device.type == 'cpu' else 2**24) // x[0, 0].numel())     # a CPU's cache holds few pictures, a GPU wants many
     f = torch.cat([blocks(levels(v, crop, space), block) for v in x.split(n)])
     return _defined(distance(f, model or published()), undefined)
 

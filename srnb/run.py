@@ -7,7 +7,7 @@ __all__ = ['notebooks', 'read', 'parameters', 'value', 'tidy', 'clean', 'setting
            'fingerprint', 'groups', 'write_code', 'compose', 'main']
 
 # %% ../nbs/library/70_run.ipynb #22eca0c1
-import argparse, ast, hashlib, importlib.util, json, os, shutil, sys, tempfile, time
+import argparse, ast, errno, hashlib, importlib.util, json, os, shutil, sys, tempfile, time
 from pathlib import Path
 
 from .core import Error, atomic, choose, out, root
@@ -191,6 +191,10 @@ def main(words: list[str] | None = None) -> int:
             print(f'{done.relative_to(root())} · {time.monotonic() - begun:.0f} s', flush=True)
     except Error as e:
         print(f'error: {e}', file=sys.stderr)
+        return 1
+    except OSError as e:
+        if e.errno != errno.ENOSPC: raise
+        print(f'error: no space left on the disk{f" while writing {e.filename}" if e.filename else ""}; free some and run the same command again.', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('interrupted; the same command takes it up again', file=sys.stderr)

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 
 source = Path(__file__).parents[1]
 env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'DVC_ROOT')} | {
-    'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'SRNB_DEVICE': 'cpu', 'CUDA_VISIBLE_DEVICES': '',
+    'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'SRNB_DEVICE': 'cpu', 'CUDA_VISIBLE_DEVICES': '', 'OMP_WAIT_POLICY': 'passive',
     'GIT_AUTHOR_NAME': 'test', 'GIT_AUTHOR_EMAIL': 'test@example.invalid', 'GIT_COMMITTER_NAME': 'test', 'GIT_COMMITTER_EMAIL': 'test@example.invalid'}
 
 
@@ -109,9 +110,10 @@ def test_executed_notebooks_keep_results_alone(chain):
 
 
 def test_nothing_to_do_is_quick(chain):
-    begun = time.monotonic()
+    def spent(): return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # processor time: a busy machine fails nobody
+    begun = spent()
     assert chain.repro() == set()
-    assert (seconds := time.monotonic() - begun) < 10, f'{seconds:.1f} s'     # 2 s on an idle machine
+    assert (seconds := spent() - begun) < 5, f'{seconds:.1f} s'
 
 
 def test_the_same_seed_gives_the_same_bytes(chain):

@@ -1,0 +1,283 @@
+"A training that is killed, cut short, poisoned or shared out among processes ends as it should, or says why not. Tiny networks, no GPU."
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from srnb import core, image, methods, photos, train
+from srnb.core import Error, Row
+
+ROW = dict(net='srresnet', size={'nf': 4, 'blocks': 1}, scale=4, start='scratch', init='default', seed=0, photos='train', patch=32, batch=4, steps=40, rate=1e-3, critic_rate=1e-3,
+           betas=[0.9, 0.999], schedule='cosine', warmup=3, halve_at=[], ema=0.9, accumulate=1, precision='fp32', compile=False, deterministic=True, statistics='local',
+           pixel=1., pixel_loss='l1', content=0, adversarial=0.01, critic={'net': 'vgg', 'kind': 'vanilla', 'nf': 4, 'stages': 3},
+           every=2, validate_every=20, save_every=4, name='toy', block='gan', profile='tiny')
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(before[0]); torch.set_deterministic_debug_mode(before[1])
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    "An empty repository with two photographs, as working directory."
+    monkeypatch.chdir(tmp_path)
+    for name in ('dvc.yaml', 'settings.ini'): (tmp_path/name).touch()
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(2, 3, 30, 30, generator=generator)
+    for i, x in enumerate(torch.nn.functional.interpolate(small, (300, 300), mode='bicubic').clamp(0, 1)): image.write(tmp_path/f'{i}.png', (255 * x).to(torch.uint8))
+    for name in ('train', 'valid'): photos.pack(sorted(tmp_path.glob('*.png')), core.out('photos', name))
+    return tmp_path
+
+
+class Trainer:
+    "A process that has everything imported; each training is a child of its own, which can be killed at any moment."
+    script = '''
+import json, os, sys, time, traceback
+import torch, torch._dynamo                                        # all that a training imports late: children are born with it
+from srnb import core, methods, train
+torch.set_num_threads(1)
+methods.niqe.niqe = lambda sr, crop: sr.mean((1, 2, 3))            # its compilation takes longer than the training
+def slowly(f, flush=os.fsync): time.sleep(0.01); flush(f)         # a disk on which a write takes a while
+os.fsync = slowly
+print('ready', flush=True)
+for line in sys.stdin:
+    folder, code = json.loads(line)
+    if not (pid := os.fork()):
+        os.chdir(folder)
+        try: exec(code)
+        except BaseException: traceback.print_exc(); os._exit(1)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+'''
+    def __init__(self, folder):
+        self.said = open(folder/'said', 'w+')
+        self.process = subprocess.Popen([sys.executable, '-c', self.script], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True,
+                                        env=os.environ | {'SRNB_DEVICE': 'cpu', 'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])])})
+        assert self.read() == 'ready', (folder/'said').read_text()
+
+    def read(self): return self.process.stdout.readline().strip()
+
+    def begin(self, row, code='methods.learn(core.Row({}))'):
+        self.process.stdin.write(json.dumps([str(Path.cwd()), code.format(row)]) + '\n'); self.process.stdin.flush()
+        self.pid = int(self.read())
+
+    def kill(self): os.kill(self.pid, signal.SIGKILL)              # waited for by its parent alone, so the number cannot be another's yet
+
+    def end(self) -> int: return int(self.read())
+
+    def finish(self, *what, status: int = 0) -> str:
+        "Train to the end; what was said."
+        at = os.fstat(self.said.fileno()).st_size
+        self.begin(*what)
+        ended = self.end()
+        self.said.seek(at); said = self.said.read()
+        assert ended == status, said[-4000:]
+        return said
+
+    def close(self): self.process.stdin.close(); self.process.wait(); self.process.stdout.close(); self.said.close()
+
+
+@pytest.fixture(scope='module')
+def one_trainer(tmp_path_factory):
+    t = Trainer(tmp_path_factory.mktemp('trainer'))
+    yield t
+    t.close()
+
+
+@pytest.fixture
+def trainer(repository, one_trainer): return one_trainer
+
+
+def results() -> tuple[bytes, bytes]: return core.model_path('toy').read_bytes(), core.out('log', 'toy.csv').read_bytes()
+
+def fresh():
+    "Take the results away, so that the next run must make them."
+    core.model_path('toy').unlink(missing_ok=True); core.out('log', 'toy.csv').unlink(missing_ok=True)
+
+def states() -> list[Path]: return sorted(Path('out/scratch').glob('toy-*/[0-9]*.pt'))
+
+def wait_for(what, seconds: float = 30.):
+    end = time.monotonic() + seconds
+    while not what(): assert time.monotonic() < end, 'nothing came'; time.sleep(0.0005)
+
+
+# killed at any moment
+
+def test_a_killed_run_ends_with_the_same_bytes(trainer):
+    "Kills at random moments, and in the middle of writing a checkpoint; each run goes on where the last one stopped."
+    begun = time.monotonic()
+    trainer.finish(ROW)
+    whole, took = results(), time.monotonic() - begun
+    assert not list(Path('out/scratch').iterdir())
+    chance, halves, kills = random.Random(0), 0, 0
+    for round in range(3):
+        fresh()
+        for attempt in range(4):
+            trainer.begin(ROW)
+            if attempt == 1:
+                seen = {p.name for p in Path('out/scratch').glob('toy-*/*')}
+                wait_for(lambda: [p for p in Path('out/scratch').glob('toy-*/.*.pt.*part*') if p.name not in seen] or core.model_path('toy').exists())
+            else: time.sleep(chance.random() * took * 0.6)
+            trainer.kill()
+            kills += trainer.end() == signal.SIGKILL
+            halves += any(Path('out/scratch').glob('toy-*/.*.pt.*part*'))
+        said = trainer.finish(ROW)
+        assert 'cannot be read' not in said, 'a kill left a torn checkpoint under its real name'
+        assert results() == whole
+        assert not list(Path('out/scratch').iterdir()), 'something was left behind'
+    assert kills >= 6 and halves >= 1, f'{kills} kills, {halves} in the middle of a write: the test did not test'
+
+
+def test_a_changed_row_starts_anew(trainer):
+    changed = ROW | {'rate': 2e-3, 'steps': 12}
+    trainer.finish(changed)
+    alone = results(); fresh()
+    trainer.begin(ROW | {'steps': 12})
+    wait_for(states)
+    trainer.kill(); trainer.end()
+    assert states(), 'killed too late to leave a checkpoint'
+    trainer.finish(changed)
+    assert results() == alone
+    assert states(), "the other row's checkpoints are not this row's to remove"
+
+
+def test_a_truncated_checkpoint_is_noticed(trainer):
+    trainer.finish(ROW); whole = results(); fresh()
+    trainer.begin(ROW)
+    wait_for(lambda: len(states()) == 2)
+    trainer.kill(); trainer.end()
+    newest = states()[-1]
+    newest.write_bytes(newest.read_bytes()[:-500])
+    said = trainer.finish(ROW)
+    assert f'{newest.name} cannot be read' in said and 'the one before it is used' in said
+    assert results() == whole
+
+
+def test_the_log_can_be_read_while_it_grows(trainer):
+    trainer.begin(ROW)
+    steps, log = [], None
+    while not core.model_path('toy').exists():
+        try: log = pd.read_csv(train.log_of('toy'))
+        except (Error, FileNotFoundError): continue                # not yet begun, or just moved to its place
+        steps.append(len(log)); assert [*log.step] == [*range(2, 2 * len(log) + 1, 2)]
+    assert trainer.end() == 0 and len(set(steps)) > 3, 'it was not seen growing'
+    assert {'pixel', 'pixel_weighted', 'adversarial', 'critic', 'rate_net', 'rate_critic', 'gradient_net'} <= {*log}
+    whole = pd.read_csv(core.out('log', 'toy.csv'))
+    assert {'psnr', 'niqe'} <= {*whole} and list(whole.step[whole.psnr.notna()]) == [20, 40]
+
+
+# health
+
+def test_a_run_that_explodes_stops(repository):
+    "A rate of 1e18 makes nonsense of the first weights; what was good is kept."
+    with pytest.raises(Error, match=r"training stopped at step \d+: (the term|the gradient of) '\w+' is not finite.*The last good state is that of step 0"):
+        methods.learn(Row(ROW, rate=1e18, critic_rate=1e18, ema=0, warmup=0))
+    assert not core.model_path('toy').exists()
+
+
+def test_the_last_good_state_is_kept(repository):
+    row = Row(ROW, steps=20)
+    update, n = methods.build(row), 0
+    good = update.__class__.__call__
+    def batches(start):
+        for i in range(start + 1, 99):
+            x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(i))
+            yield x[..., ::4, ::4], x * (float('inf') if i == 11 else 1)
+    with pytest.raises(Error, match="stopped at step 11: the term 'pixel' is not finite.*state is that of step 8"):
+        train.run(update, batches, 20, 'log.csv', 'run', every=2, save_every=4)
+    state = train.Checkpoints('run').load()
+    assert state['step'] == 8 and all(v.isfinite().all() for net in state['nets'].values() for v in net.values())
+    assert list(pd.read_csv('log.csv').step) == [2, 4, 6, 8, 10]
+
+
+class Still(train.Update):
+    "Learns nothing; its critic's loss is what it is told."
+    nets, opts = {}, {}
+    def __init__(self, critic): self.loss = torch.tensor(critic)
+    def __call__(self): return {'critic': self.loss}
+
+
+@pytest.mark.parametrize('loss, won', [(0.001, True), (0.6, False)])
+def test_a_critic_that_has_won_is_reported(tmp_path, loss, won):
+    def go(): train.run(Still(loss), lambda start: iter([()] * 60), 60, tmp_path/'log.csv', tmp_path/'run', every=3)
+    if won:
+        with pytest.warns(UserWarning, match='step 30: the critic has won'): go()
+    else: go()
+
+
+def test_a_long_run_is_estimated(tmp_path, capsys):
+    update = methods.build(Row(ROW, adversarial=0))
+    x = torch.rand(1, 3, 32, 32)
+    def batches(start):
+        for i in range(15): yield x[..., ::4, ::4], x
+    train.run(update, batches, 1000, tmp_path/'log.csv', tmp_path/'run', every=5, name='toy')
+    assert 's a step, about' in (said := capsys.readouterr().err) and 'minutes to go' in said and 'GB=' in said
+
+
+# several processes
+
+CASES = {
+    'without statistics: pixel':     {'adversarial': 0},
+    'without statistics: critic':    {'critic': {'net': 'plain', 'kind': 'vanilla', 'nf': 4, 'stages': 3}},
+    'in two parts each':             {'critic': {'net': 'plain', 'kind': 'vanilla', 'nf': 4, 'stages': 3}, 'accumulate': 2},
+    'relativistic mean: local':      {'critic': {'net': 'plain', 'kind': 'relativistic', 'nf': 4, 'stages': 3}},
+    'relativistic mean: reduced':    {'critic': {'net': 'plain', 'kind': 'relativistic', 'nf': 4, 'stages': 3}, 'statistics': 'reduced'},
+    'batch norm: local':             {},
+    'batch norm: reduced':           {'statistics': 'reduced'},
+}
+
+def weights(change: dict) -> torch.Tensor:
+    "All weights after 20 steps on the same global batches."
+    row = Row(ROW | dict(ema=0, schedule='constant', warmup=0, rate=1e-4, critic_rate=1e-4, adversarial=0.1) | change)
+    update = methods.build(row)
+    if row.critic['kind'] == 'relativistic':                       # a shift of all logits cancels: the gradients of some biases are rounding, which Adam would make large
+        for opt in update.opts.values(): opt.param_groups[0]['eps'] = 1e-2
+        update.critic.net.tail[-1].weight.data *= 300           # opinions: the mean of half a batch is another than that of the whole
+    train.fit(update, train.share(methods.pairs.batches(row)), 20)
+    return torch.cat([p.detach().flatten() for net in update.nets.values() for p in net.parameters()])
+
+
+def in_each_process():
+    train.join()
+    for i, change in enumerate(CASES.values()): torch.save(weights(change), f'case{i}-{train.world()[0]}.pt')
+    methods.learn(Row(ROW, critic=CASES['without statistics: critic']['critic'], rate=1e-4, critic_rate=1e-4, name='shared', steps=8))
+
+
+def test_two_processes_compute_what_one_does(trainer):
+    "The same global batch in one process and in two: equal where nothing depends on the whole batch, or where its statistics are reduced; local statistics are others."
+    trainer.finish('', 'import test_training; train.launch(test_training.in_each_process, processes=2)')
+    torch.set_num_threads(1)
+    for i, (name, change) in enumerate(CASES.items()):
+        one, (first, second) = weights(change), (torch.load(f'case{i}-{rank}.pt') for rank in (0, 1))
+        assert torch.equal(first, second), name
+        off = (one - first).abs().max().item()
+        assert off > 1e-5 if 'local' in name else off < 1e-5, f'{name}: {off:.1e}'
+    log = core.out('log', 'shared.csv')
+    together, table = core.read_state(core.model_path('shared')), pd.read_csv(log)
+    alone = methods.learn(Row(ROW, critic=CASES['without statistics: critic']['critic'], rate=1e-4, critic_rate=1e-4, name='alone', steps=8))
+    for k, v in core.read_state(core.model_path('alone')).items(): torch.testing.assert_close(v, together[k], rtol=0, atol=1e-5)
+    for term in ('pixel', 'critic', 'gradient_net', 'psnr'): assert (table[term] - alone[term]).abs().max() < 1e-3 * alone[term].abs().max(), term   # the log is the whole batch's
+    assert not list(Path('out/scratch').iterdir()) and len(list(Path('out/log').iterdir())) == 2
+
+
+def test_a_failure_in_one_process_is_one_sentence(trainer):
+    said = trainer.finish(ROW | {'net': 'srresnt'}, 'methods.learn(core.Row({}), processes=2)', status=256)
+    assert 'srnb.core.Error: one of 2 processes failed: ' in said and "unknown network 'srresnt'" in said.splitlines()[-1]
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
+    monkeypatch.setattr(train, 'world', lambda: (0, 3))
+    with pytest.raises(Error, match='a batch of 4 cannot be shared evenly by 3 processes'): next(train.share([(torch.zeros(4), torch.zeros(4))]))
