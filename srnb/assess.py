@@ -34,7 +34,8 @@ def assess(run: str,            # a row of params.yaml, or one of `PLAIN`
            metrics: dict,       # names of `scores.METRICS`: their protocols
           ) -> pd.DataFrame:
     "Write `out/sr/<name>/<set>/*.png`, `out/scores/<name>.csv` and its means as `.json`; the scores are returned."
-    for metric in metrics: scores.metric(metric)                       # a wrong name fails before the work, not after
+    reference = {m: scores.metric(m).reference for m in metrics}       # a wrong name fails before the work, not after
+    if run == 'hr': metrics = {m: p for m, p in metrics.items() if not reference[m]}   # an original differs from itself by nothing
     enlarge, scale, seed = enlarger(run, name)
     files = [(s, path) for s, source in sets.items() for path in photos.find(source)]
     def pictures():
