@@ -77,8 +77,8 @@ def features(x: Tensor, size: int) -> Tensor:
     "18 numbers for each block of MSCN pictures: (n, 1, h, w) → (n, blocks, 18)."
     n, _, h, w = x.shape
     x = x.view(n, h // size, size, w // size, size).transpose(2, 3).reshape(n, -1, size, size)
-    series = torch.stack([x] + [x * x.roll(shift, (-2, -1)) for shift in SHIFTS], 2)    # (n, blocks, 5, size, size)
-    alpha, left, right = aggd(series).unbind(-1)
+    fits = [aggd(x)] + [aggd(x * x.roll(shift, (-2, -1))) for shift in SHIFTS]         # in turn: what is small stays in the cache
+    alpha, left, right = torch.stack(fits, 2).unbind(-1)                               # (n, blocks, 5)
     mean = (right - left) * (torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha)).exp()
     products = torch.stack([alpha, mean, left, right], -1)[:, :, 1:].flatten(2)
     return torch.cat([alpha[..., :1], (left + right)[..., :1] / 2, products], -1)
