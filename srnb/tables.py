@@ -7,7 +7,7 @@ __all__ = ['SETS', 'METRICS', 'METHODS', 'DEFAULT_SET', 'OF_NETWORKS', 'publishe
            'means', 'beside', 'save', 'markdown', 'gain']
 
 # %% ../nbs/library/52_tables.ipynb #eed1eff9
-import json, re
+import json
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -81,7 +81,7 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(by, sort=False).value.apply(summary).unstack().reset_index()
 
 # %% ../nbs/library/52_tables.ipynb #9f1afd3a
-def beside(ours: pd.DataFrame, paper: pd.DataFrame, aliases: dict = {}) -> pd.DataFrame:
+def beside(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     "Each published cell with our value, difference and interval, or with the reason why there is none."
     ours = ours.set_index(['method', 'set', 'metric'])
     rows = []
