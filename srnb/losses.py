@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISTANCES', 'CRITICS', 'Term', 'total', 'distance', 'Content', 'bce', 'Critic', 'PlainGainCritic',
-           'RelativisticCritic', 'RankContent', 'Watch']
+           'RelativisticCritic', 'margin_rank', 'regression', 'RankContent', 'Watch']
 
 # %% ../nbs/library/31_losses.ipynb #71427e50
 import copy, warnings
@@ -94,6 +94,17 @@ class RelativisticCritic(Critic):
 CRITICS = {'vanilla': Critic, 'without_log': PlainGainCritic, 'relativistic': RelativisticCritic}
 
 # %% ../nbs/library/31_losses.ipynb #03377272
+def margin_rank(s: Tensor, t: Tensor, a: Tensor, b: Tensor, margin: float = 0.5, clamp: float = 5., sign: str = 'code') -> Tensor:
+    "Eq. 4 on scores s, t of pictures with labels a, b (lower is better): (n,) each → scalar. `clamp` 0 is none."
+    if clamp: s, t = s.clamp(-clamp, clamp), t.clamp(-clamp, clamp)
+    gamma = torch.where(a >= b, 1., -1.) * {'code': 1, 'printed': -1}[choose(sign, ('code', 'printed'), 'sign')]
+    return (margin - gamma * (s - t)).clamp(min=0).mean()
+
+def regression(s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    "Squared error of both scores."
+    return F.mse_loss(torch.cat([s, t]), torch.cat([a, b]))
+
+# %% ../nbs/library/31_losses.ipynb #f5eeb834
 class RankContent(nn.Module):
     "Sigmoid score that a frozen copy of `ranker` gives to `sr`; lower looks better (RankSRGAN, eq. 9)."
     def __init__(self, ranker: nn.Module,
@@ -121,7 +132,7 @@ class RankContent(nn.Module):
         "Go on with the weights of a ranker that has trained on."
         self.ranker.load_state_dict(ranker.state_dict())
 
-# %% ../nbs/library/31_losses.ipynb #0a07ef6c
+# %% ../nbs/library/31_losses.ipynb #f00390dd
 class Watch:
     "Warns when a ranker's score and the metric it stands for (lower is better) part."
     def __init__(self, low: float, high: float,       # the ranker's scores of its training levels

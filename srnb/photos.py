@@ -54,7 +54,9 @@ def pictures(folder) -> list[Path]:
     return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in KINDS and not p.name.startswith('.'))
 
 def find(source: str) -> list[Path]:
-    "The photographs of a set of the repository, of `folder:<path>`, or of a set in `$SRNB_DATA` or on the internet."
+    "The photographs of a set of the repository, of `folder:<path>`, or of a set in `$SRNB_DATA` or on the internet; of several (`a + b`), or the `first` few of one (`train first 6`)."
+    if ' + ' in source: return [p for part in source.split(' + ') for p in find(part)]
+    if len(words := source.rsplit(' first ', 1)) == 2 and words[1].isdecimal(): return find(words[0])[:int(words[1])]
     if source.startswith('folder:'):
         folder = Path(source.removeprefix('folder:')).expanduser()
         if not folder.is_absolute(): folder = core.root()/folder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AS_PAPER', 'AS_CODE', 'sources', 'blend', 'renderer', 'grid', 'cut', 'sharpness', 'label', 'lower_is_better',
-           'measure', 'halves', 'make', 'RankSet', 'RankPairs', 'turned', 'noise']
+           'middle', 'measure', 'halves', 'make', 'RankSet', 'RankPairs', 'turned', 'noise']
 
 # %% ../nbs/library/40_rankset.ipynb #450c8591
 import json, re, warnings, zlib
@@ -85,6 +85,12 @@ def label(patches: Tensor, column: str, protocol: str = '') -> np.ndarray:
 
 def lower_is_better(column: str) -> bool: return scores.metric('niqe' if re.fullmatch(r'niqe_\d+', column) else column).better == 'lower'
 
+def middle(picture: Tensor, size: int) -> Tensor:
+    "The middle `size` pixels of a picture where it is larger; 0 is all of it."
+    if not size: return picture
+    top, left = (max(0, n - size) // 2 for n in picture.shape[-2:])
+    return picture[..., top:top + size, left:left + size]
+
 def measure(levels: dict[str, Tensor], row: Row, seed: int) -> tuple[pd.DataFrame, Counter]:
     "Scored patches of one photograph, (3, h, w) uint8 at each level, and how many were left out why."
     names = list(levels)
@@ -132,6 +138,7 @@ def make(row: Row) -> pd.DataFrame:
     for level in row.between: choose(level, wanted, 'level', f"between of '{row.name}'")
     for column in row.metrics: lower_is_better(column)                     # a wrong name fails before the work
     rows = {n.partition('*')[0].strip() for s in wanted.values() if not s.startswith('folder:') for n in s.split('+')} - {*assess.PLAIN}
+    if unnamed := rows - {*row.get('networks', rows)}: raise Error(f"'{row.name}' has levels made of {', '.join(sorted(unnamed))}, which its `networks` do not name; DVC would not know when they change.")
     given = [[(p.name, p.stat().st_size) for p in photos.find(s)] for s in wanted.values() if s.startswith('folder:')]
     scratch = core.out('scratch', f"{row.name}-{train.key(row, given, arena.path.with_suffix('.csv'), *(core.model_path(n) for n in sorted(rows)))}")
     fits = [i for i in range(len(arena)) if min(arena.heights[i], arena.widths[i]) // row.scale * row.scale >= row.patch]
@@ -146,7 +153,7 @@ def make(row: Row) -> pd.DataFrame:
             bar.update(len(fits) - len(missing))
             render = renderer(source, row.scale) if missing else None
             for i in missing:
-                image.write(place(level, i), render(image.multiple(arena[i], row.scale)[None] / 255, stems[i])); bar.update()
+                image.write(place(level, i), render(image.multiple(middle(arena[i], row.get('middle', 0)), row.scale)[None] / 255, stems[i])); bar.update()
 
     parts, counts = [], Counter()
     for i in tqdm(fits, desc=f'{row.name}: scores', unit='photo'):
@@ -164,7 +171,7 @@ def make(row: Row) -> pd.DataFrame:
     table = table[['image', 'x', 'y', 'level', *row.metrics, 'split']]
 
     for level in wanted: photos.pack([place(level, i) for i in fits], core.out('rank', row.name, f'{level}.npy'))
-    about = {'levels': list(wanted), 'patch': row.patch, 'metrics': row.metrics, 'patches': dict(counts)}
+    about = {'levels': list(wanted), 'sources': wanted, 'patch': row.patch, 'metrics': row.metrics, 'patches': dict(counts)}
     with core.atomic(core.out('rank', f'{row.name}.json')) as f: f.write_text(json.dumps(about, indent=1) + '\n')
     with core.atomic(core.out('rank', f'{row.name}.parquet')) as f: table.to_parquet(f, index=False)
     for level in wanted:
@@ -180,7 +187,7 @@ class RankSet:
         path = core.out('rank', f'{name}.parquet')
         if not path.exists(): raise Error(f"no rank dataset at {path}; `dvc repro rank_dataset@{name}` makes it.")
         about = json.loads(path.with_suffix('.json').read_text())
-        self.name, self.patch, table = name, about['patch'], pd.read_parquet(path)
+        self.name, self.patch, self.sources, table = name, about['patch'], about['sources'], pd.read_parquet(path)
         self.levels = [choose(level, about['levels'], 'level', f"rank dataset '{name}'") for level in levels] or about['levels']
         if len(self.levels) < 2: raise Error(f"a ranker needs two levels or more, not {self.levels}.")
         self.spots = table[table.level == about['levels'][0]][['image', 'x', 'y', 'split']].reset_index(drop=True)

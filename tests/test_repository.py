@@ -19,7 +19,7 @@ from srnb import run
 root = Path(__file__).parents[1]
 library = sorted(root.glob('nbs/library/*.ipynb'))
 paper = sorted(root.glob('nbs/paper/*.ipynb'))
-by_hand = {'00_data', '21_watch'}                       # the recipe of the photographs: nothing in the pipeline runs it
+by_hand = {'00_data', '21_watch', '60_sweep'}
 
 
 @pytest.fixture(autouse=True)
