@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['GREEK', 'SIGNS', 'SPACES', 'NAMES', 'ACCENTS', 'SIZES', 'EQUATION', 'STYLE', 'SECTIONS', 'CHAPTERS', 'sign', 'TeX',
-           'mathml', 'equations', 'small', 'document', 'body', 'sources', 'targets', 'picture', 'results', 'entry',
-           'front', 'make', 'main']
+           'mathml', 'equations', 'small', 'document', 'exporter', 'body', 'sources', 'targets', 'picture', 'results',
+           'entry', 'front', 'make', 'main']
 
 # %% ../nbs/library/75_book.ipynb #10341f3e
-import argparse, base64, html, io, json, re, shutil, sys
+import argparse, base64, functools, html, io, json, re, shutil, sys
 from pathlib import Path
 
 import pandas as pd
@@ -155,13 +155,18 @@ def document(title: str, body: str, nav: str = '') -> str:
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
             f"<style>{STYLE}\n{HtmlFormatter(style='friendly').get_style_defs('.highlight')}</style></head><body><nav>{nav}</nav>{body}</body></html>\n")
 
+@functools.cache
+def exporter():
+    "nbconvert's plainest HTML; its templates are read once."
+    from nbconvert import HTMLExporter
+    return HTMLExporter(template_name='basic')
+
 def body(nb: dict, pages: dict[str, str]) -> str:
     "The cells of a notebook as HTML; `pages`: stem of a notebook → its page."
     import nbformat
-    from nbconvert import HTMLExporter
     cells = [c | {'source': equations(''.join(c['source']))} if c['cell_type'] == 'markdown' else c | {'source': re.sub(r'^#\| (?!hide)\w+\n', '', ''.join(c['source']))}
              for c in nb['cells'] if not ''.join(c['source']).startswith('#| hide')]
-    made, _ = HTMLExporter(template_name='basic').from_notebook_node(nbformat.from_dict(nb | {'cells': [{'metadata': {}, 'outputs': [], 'execution_count': None} | c if c['cell_type'] == 'code' else c for c in cells]}))
+    made, _ = exporter().from_notebook_node(nbformat.from_dict(nb | {'cells': [{'metadata': {}, 'outputs': [], 'execution_count': None} | c if c['cell_type'] == 'code' else c for c in cells]}))
     made = re.sub(r'(?s)<script.*?</script>', '', made)
     link = lambda m: f'href="{pages[m[1]]}"' if m[1] in pages else m[0]
     return small(re.sub(r'href="(?:[^":]*/)?([^"/:]+)\.ipynb(?:#[^"]*)?"', link, made))

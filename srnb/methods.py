@@ -25,7 +25,7 @@ from .models.patch_critic import FlatCritic, PatchCritic
 from .models.ranker import about, load
 from .models.rrdbnet import RRDBNet
 from .models.srresnet import SRResNet
-from .models.wide import WideNet
+from .models.wide import WideNet, xavier
 from .photos import Arena
 from .refresh import Places, RefreshUpdate
 from .resize import imresize8
@@ -33,7 +33,7 @@ from .resize import imresize8
 # %% ../nbs/library/34_methods.ipynb #e9c52c4e
 NETS = {'srresnet': SRResNet, 'srresnet_bn': SRResNetBN, 'ledig': LedigResNet, 'rrdbnet': RRDBNet, 'memory': MemoryNet, 'wide': WideNet, 'eusr': EUSR}
 INITS = {'default': lambda net: None, 'authors': eusr.authors, 'through': lambda net: (eusr if isinstance(net, EUSR) else layers).through(net)}
-CRITIC_NETS = {'vgg': VGGCritic, 'plain': PlainCritic, 'patch': PatchCritic, 'flat': FlatCritic}
+CRITIC_NETS = {'vgg': VGGCritic, 'plain': lambda *size: xavier(PlainCritic(*size), slope=0.2), 'patch': PatchCritic, 'flat': FlatCritic}
 
 def network(row: Row) -> nn.Module:
     "The network that `row` names, with torch's own weights."

@@ -133,7 +133,7 @@ STAND_INS = {'ranksrgan_ma': 'ranksrgan_piqe', 'ranksrgan_re_ma': 'ranksrgan_re_
 
 def shown(methods: list[str]) -> pd.DataFrame:
     "Scores of those of `methods` that `params.yaml` assesses, one protocol for each metric; 10 − Ma where there is Ma."
-    table = scores([m for m in methods if m in core.params()['assess']]).dropna(subset='value')
+    table = scores([m for m in methods if m in core.params()['assess'] | (core.params().get('fuse') or {})]).dropna(subset='value')
     table = table[table.protocol == table.groupby('metric').protocol.transform('first')]
     ma = table[table.metric == 'ma']
     return pd.concat([table, ma.assign(metric='10-ma', value=10 - ma.value)], ignore_index=True)

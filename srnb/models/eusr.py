@@ -77,7 +77,7 @@ def authors(net: EUSR):
 
 # %% ../../nbs/library/21_models.eusr.ipynb #f779dbd9
 @torch.no_grad()
-def through(net: EUSR, rest: float = 0.1):
+def through(net: EUSR, rest: float = 0.05):
     "Let all three paths pass RGB through enlarged; their other weights are scaled by `rest`."
     for m in net.modules():
         if isinstance(m, (ResBlock, ResModule)):

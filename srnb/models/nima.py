@@ -36,17 +36,17 @@ def gaussian(mean: Tensor, std: Tensor) -> Tensor:
     return (p / p.sum(1, keepdim=True).clamp(min=1e-300)).to(mean.dtype)
 
 # %% ../../nbs/library/31_models.nima.ipynb #07032f16
-def mobilenet_v2(pretrained: bool) -> tuple[nn.Module, int]:
-    "The paper's backbone and the width of its maps."
+def mobilenet_v2(pretrained: bool) -> tuple[nn.Module, int, float]:
+    "The paper's backbone, the width of its maps, and what they are multiplied by."
     from torchvision.models import mobilenet_v2
     net = mobilenet_v2()
     if pretrained: net.load_state_dict(core.read_state(core.weights('mobilenet_v2')))
-    return net.features, 1280
+    return net.features, 1280, 1.
 
-def lite0(pretrained: bool) -> tuple[nn.Module, int]:
+def lite0(pretrained: bool) -> tuple[nn.Module, int, float]:
     "A small one that needs no download; it always begins with its weights."
     net = fold(efficientnet_lite0())
-    return nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:4]), 80
+    return nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:4]), 80, 0.2
 
 BACKBONES = {'mobilenet_v2': mobilenet_v2, 'lite0': lite0}
 
@@ -54,11 +54,11 @@ class NIMA(nn.Module):
     "A distribution over ten scores for each picture of 32 pixels or more."
     def __init__(self, backbone: str = 'mobilenet_v2', dropout: float = 0.75, pretrained: bool = True):
         super().__init__()
-        self.body, width = BACKBONES[choose(backbone, BACKBONES, 'backbone')](pretrained)
+        self.body, width, self.unit = BACKBONES[choose(backbone, BACKBONES, 'backbone')](pretrained)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, SCORES))      # dropout only in the code (P7)
         for name, values in IMAGENET.items(): self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def represent(self, x: Tensor) -> Tensor: return self.body((x - self.mean) / self.std).mean((2, 3))      # (n, width)
+    def represent(self, x: Tensor) -> Tensor: return self.unit * self.body((x - self.mean) / self.std).mean((2, 3))      # (n, width)
     def rate(self, features: Tensor) -> Tensor: return self.head(features).softmax(1)                         # (n, 10)
     def forward(self, x: Tensor) -> Tensor: return self.rate(self.represent(x))
 
