@@ -7,21 +7,32 @@ core := chain
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: repro all test lab bench publish compose data
+.PHONY: repro all paper book test lab bench publish compose data
 
 repro: compose data
 	dvc repro $(core)
+	@python -m srnb.compare || true
 	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
 all: compose data
 	dvc repro
+	@python -m srnb.compare || true
 
 test: data
 	nbdev_test --path nbs/library --n_workers 2
 	python -m pytest -q
 
 lab: data
-	jupyter lab --notebook-dir=nbs
+	jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb
+
+# one figure or table and no more (item=ranksrgan_table_4); without item the list of them
+paper: compose data
+	@python -m srnb.paper $(item)
+	$(if $(item),@python -m srnb.compare || true)
+
+# the notebooks as executed, as linked pages to read offline: out/book
+book: .venv/ready
+	python -m srnb.book
 
 bench: data
 	python -m srnb.bench
@@ -29,7 +40,7 @@ bench: data
 
 # keep this run's figures, tables, scores and logs for those who only read
 publish:
-	p=results/$$(sed -n 's/^profile: //p' params.yaml); rm -rf $$p; mkdir -p $$p; cp -r out/figures out/tables out/scores out/log params.yaml $$p
+	p=results/$$(sed -n 's/^profile: //p' params.yaml); rm -rf $$p; mkdir -p $$p; for f in figures tables paper scores log ranker analysis; do [ -e out/$$f ] && cp -r out/$$f $$p; done; rm -rf $$p/ranker/*.csv; cp params.yaml $$p
 
 compose: .venv/ready
 	$(if $(profile),@python -m srnb.run --compose $(profile))

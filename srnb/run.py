@@ -8,6 +8,7 @@ __all__ = ['notebooks', 'read', 'parameters', 'value', 'tidy', 'clean', 'setting
 
 # %% ../nbs/library/70_run.ipynb #22eca0c1
 import argparse, ast, errno, hashlib, importlib.util, json, os, shutil, sys, tempfile, time
+from functools import lru_cache
 from pathlib import Path
 
 from .core import Error, atomic, choose, out, root
@@ -99,6 +100,7 @@ def run(stem: str,             # a notebook of nbs/paper
     return partial.replace(done)
 
 # %% ../nbs/library/70_run.ipynb #100e7b02
+@lru_cache(None)
 def digest(source: str) -> str:
     "Sixteen digits for what `source` does."
     try: tree = ast.parse(source)
@@ -114,6 +116,7 @@ def module(name: str) -> Path | None:
     stem = root().joinpath(*name.split('.'))
     return next((p for p in (stem.with_suffix('.py'), stem/'__init__.py') if p.exists()), None)
 
+@lru_cache(None)                                     # ninety notebooks import the same fifty modules
 def mentions(source: str, package: str = '') -> tuple[set[str], set[str]]:
     "What a code imports, seen from `package`, and the strings in it."
     try: nodes = list(ast.walk(ast.parse(source)))
@@ -135,7 +138,7 @@ def fingerprint(stem: str) -> str:
         source = module(name).read_text(encoding='utf-8')
         seen[name] = digest(source)
         more, said = mentions(source, name if module(name).name == '__init__.py' else name.rpartition('.')[0])
-        strings |= said
+        strings = strings | said
         todo |= {n for n in more if module(n)} - seen.keys()
     assets = {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in sorted(root().glob('srnb/assets/*')) if p.name in {Path(s).name for s in strings if len(s) < 256}}
     return ''.join(f'{what} {digits}\n' for what, digits in [('cells', digest(cells)), *sorted(seen.items()), *assets.items()])
@@ -188,7 +191,9 @@ def main(words: list[str] | None = None) -> int:
         for stem in [s for name in given.notebook for s in groups()[choose(name, groups(), 'notebook', 'nbs/paper')]]:
             begun = time.monotonic()
             done = run(stem, {name: value(text) for name, text in given.p})
-            print(f'{done.relative_to(root())} · {time.monotonic() - begun:.0f} s', flush=True)
+            took = time.monotonic() - begun
+            with open(out('seconds.csv'), 'a') as noted: noted.write(f'{done.stem},{took:.1f}\n')      # what `srnb.paper` expects the next time
+            print(f'{done.relative_to(root())} · {took:.0f} s', flush=True)
     except Error as e:
         print(f'error: {e}', file=sys.stderr)
         return 1
