@@ -26,7 +26,7 @@ class Clone:
 
     def __truediv__(self, path): return self.root/path
 
-    def sh(self, *words, status=0, timeout=900) -> str:
+    def sh(self, *words, status=0, timeout=5400) -> str:
         "What a command printed; it must end with `status`."
         p = subprocess.run(words, cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
         assert p.returncode == status, f'{" ".join(words)} → {p.returncode}\n{p.stdout[-4000:]}'
@@ -190,7 +190,7 @@ def test_a_queued_sweep(chain):
     if chain.sh('git', 'status', '--porcelain'): chain.sh('git', 'add', '-A'), chain.sh('git', 'commit', '-q', '-m', 'lock')
     chain.sh('dvc', 'exp', 'run', '--queue', '-S', 'profile=tiny', '-S', 'ranksrgan.ranksrgan_mc.rank=0.01,0.02')
     chain.sh('dvc', 'queue', 'start', '-j', '1')
-    deadline = time.monotonic() + 900
+    deadline = time.monotonic() + 3600
     while (waiting := re.findall(r'\b(?:Queued|Running)\b', chain.sh('dvc', 'queue', 'status'))) and time.monotonic() < deadline: time.sleep(2)
     status = chain.sh('dvc', 'queue', 'status')
     assert not waiting and 'Failed' not in status, status
