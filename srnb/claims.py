@@ -71,8 +71,7 @@ class Evidence(Rankers):
     plain = 'bicubic', 'bicubic_tf1', 'hr'                    # the same for every seed
 
     def __init__(self, scores: pd.DataFrame, judged: Callable = tables.judged):
-        first = scores.dropna(subset='value').groupby('metric').protocol.transform('first')
-        self.scores, self.judged, self.stands = scores.dropna(subset='value')[lambda t: t.protocol == first], judged, {}
+        self.scores, self.judged, self.stands = tables.first_protocol(scores.dropna(subset='value')), judged, {}
         metrics = set(self.scores.metric)
         if 'pi' not in metrics and 'niqe' in metrics: self.stands['pi'] = 'niqe'
 

@@ -52,7 +52,7 @@ def remark(name: str) -> str:
     files = [core.out('scores', f'{m}.csv') for m in ('bicubic', name)]
     if name in ('bicubic', 'hr') or not all(f.exists() for f in files): return ''
     table = pd.concat(map(pd.read_csv, files))
-    return ' '.join(failed(table[table.protocol == table.groupby('metric').protocol.transform('first')], [name]))
+    return ' '.join(failed(tables.first_protocol(table), [name]))
 
 # %% ../nbs/library/58_ladder.ipynb #9335dee6
 class Statement(NamedTuple):

@@ -128,10 +128,7 @@ def degrade(hr: Tensor, scale: int = 4) -> Tensor:
 class Validation:
     "PSNR, SSIM and NIQE (luma, shave 4) of `net` on the middle `size` pixels of a few photographs."
     def __init__(self, photographs: list[Tensor], scale: int, size: int = 296):
-        def middle(x):
-            top, left = ((n - size) // 2 for n in x.shape[-2:])
-            return x[..., top:top + size, left:left + size]
-        self.hr = torch.stack([middle(x) / 255 for x in photographs if min(x.shape[-2:]) >= size])
+        self.hr = torch.stack([image.middle(x, size) / 255 for x in photographs if min(x.shape[-2:]) >= size])
         self.lr, self.scale = degrade(self.hr, scale), scale
 
     def __call__(self, net: nn.Module) -> dict[str, float]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AS_PAPER', 'AS_CODE', 'sources', 'blend', 'renderer', 'grid', 'cut', 'sharpness', 'label', 'lower_is_better',
-           'middle', 'measure', 'halves', 'make', 'RankSet', 'RankPairs', 'turned', 'noise']
+           'measure', 'halves', 'make', 'RankSet', 'RankPairs', 'turned', 'noise']
 
 # %% ../nbs/library/40_rankset.ipynb #450c8591
 import json, re, warnings, zlib
@@ -85,12 +85,6 @@ def label(patches: Tensor, column: str, protocol: str = '') -> np.ndarray:
 
 def lower_is_better(column: str) -> bool: return scores.metric('niqe' if re.fullmatch(r'niqe_\d+', column) else column).better == 'lower'
 
-def middle(picture: Tensor, size: int) -> Tensor:
-    "The middle `size` pixels of a picture where it is larger; 0 is all of it."
-    if not size: return picture
-    top, left = (max(0, n - size) // 2 for n in picture.shape[-2:])
-    return picture[..., top:top + size, left:left + size]
-
 def measure(levels: dict[str, Tensor], row: Row, seed: int) -> tuple[pd.DataFrame, Counter]:
     "Scored patches of one photograph, (3, h, w) uint8 at each level, and how many were left out why."
     names = list(levels)
@@ -153,7 +147,7 @@ def make(row: Row) -> pd.DataFrame:
             bar.update(len(fits) - len(missing))
             render = renderer(source, row.scale) if missing else None
             for i in missing:
-                image.write(place(level, i), render(image.multiple(middle(arena[i], row.get('middle', 0)), row.scale)[None] / 255, stems[i])); bar.update()
+                image.write(place(level, i), render(image.multiple(image.middle(arena[i], row.get('middle', 0)), row.scale)[None] / 255, stems[i])); bar.update()
 
     parts, counts = [], Counter()
     for i in tqdm(fits, desc=f'{row.name}: scores', unit='photo'):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETS', 'METRICS', 'METHODS', 'DEFAULT_SET', 'OF_NETWORKS', 'STAND_INS', 'published', 'bootstrap', 'mean_square_root',
-           'scores', 'means', 'beside', 'save', 'markdown', 'gain', 'shown', 'compare', 'wide', 'caption', 'write',
-           'contrast', 'sentences', 'crossed', 'verdict', 'typical', 'judged', 'reported', 'level_means', 'read_ranker']
+           'scores', 'means', 'beside', 'save', 'markdown', 'gain', 'first_protocol', 'shown', 'compare', 'wide',
+           'caption', 'write', 'contrast', 'sentences', 'crossed', 'verdict', 'typical', 'judged', 'reported',
+           'level_means', 'read_ranker']
 
 # %% ../nbs/library/52_tables.ipynb #eed1eff9
 import json
@@ -131,10 +132,13 @@ def gain(table: pd.DataFrame, metric: str, base: str, methods: list[str]) -> pd.
 # %% ../nbs/library/52_tables.ipynb #fbf3997b
 STAND_INS = {'ranksrgan_ma': 'ranksrgan_piqe', 'ranksrgan_re_ma': 'ranksrgan_re_piqe', 'ranker_ma': 'ranker_piqe', 'ranker_re_ma': 'ranker_re_piqe'}      # without Ma's model
 
+def first_protocol(table: pd.DataFrame) -> pd.DataFrame:
+    "Of each metric the protocol that comes first."
+    return table[table.protocol == table.groupby('metric').protocol.transform('first')]
+
 def shown(methods: list[str]) -> pd.DataFrame:
     "Scores of those of `methods` that `params.yaml` assesses, one protocol for each metric; 10 − Ma where there is Ma."
-    table = scores([m for m in methods if m in core.params()['assess'] | (core.params().get('fuse') or {})]).dropna(subset='value')
-    table = table[table.protocol == table.groupby('metric').protocol.transform('first')]
+    table = first_protocol(scores([m for m in methods if m in core.params()['assess'] | (core.params().get('fuse') or {})]).dropna(subset='value'))
     ma = table[table.metric == 'ma']
     return pd.concat([table, ma.assign(metric='10-ma', value=10 - ma.value)], ignore_index=True)
 
