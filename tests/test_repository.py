@@ -19,7 +19,7 @@ from srnb import run
 root = Path(__file__).parents[1]
 library = sorted(root.glob('nbs/library/*.ipynb'))
 paper = sorted(root.glob('nbs/paper/*.ipynb'))
-by_hand = {'00_data', '21_watch', '60_sweep', '60_user_study', '61_look', '62_protocols', '63_threshold'}      # for a person at the desk: nothing in the pipeline runs them
+by_hand = {'00_data', '21_watch', '60_sweep', '60_user_study', '61_look', '62_protocols', '63_threshold', '64_contradictions'}      # for a person at the desk: nothing in the pipeline runs them
 
 
 @pytest.fixture(autouse=True)
