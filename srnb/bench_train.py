@@ -125,9 +125,10 @@ def bench(rounds: int = 7) -> dict:
     found = train_step(row, rounds)
     machine = {'device': torch.cuda.get_device_name() if core.device().type == 'cuda' else platform.machine(), 'threads': torch.get_num_threads(), 'cores': os.cpu_count(),
                'torch': torch.__version__, 'load before': load, 'load after': os.getloadavg()[0]}
-    report = machine | found
+    report, work = machine | found, {name: t['flops'] for name, t in found['times'].items()}
+    by_work = f" ({work['step with ranker'] / work['step']:.2f} by operations)" if work['step'] else ''           # no fewer than that
     for name, t in found['times'].items(): print(f"{name:18} {1e3 * t['seconds']:9.1f} ms {t['flops'] / 1e9:9.1f} GFLOP {t['share of the matrix rate']:7.0%} of the matrix rate")
-    print(f"{found['samples a second']:.1f} samples a second; the plain step takes {found['plain / ours']:.2f} times as long, a ranker makes it {found['with ranker / without']:.2f} times; "
+    print(f"{found['samples a second']:.1f} samples a second; the plain step takes {found['plain / ours']:.2f} times as long, a ranker makes it {found['with ranker / without']:.2f} times{by_work}; "
           f"{found['peak bytes of the process'] / 1e9:.1f} GB; {found['matrix rate'] / 1e9:.0f} GFLOP/s; load {machine['load before']:.1f} before, {machine['load after']:.1f} after")
     with core.atomic(core.out('bench', 'train.json')) as part: part.write_text(json.dumps(report, indent=1))
     return report
