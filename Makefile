@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 core := chain
+parts := figures tables paper scores log ranker predictor analysis
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -38,9 +39,9 @@ bench: data
 	python -m srnb.bench
 	python -m srnb.bench_train
 
-# keep this run's figures, tables, scores and logs for those who only read
+# keep this run's results for those who only read; parts='tables paper scores' where its figures show photographs that are not ours to pass on
 publish:
-	p=results/$$(sed -n 's/^profile: //p' params.yaml); rm -rf $$p; mkdir -p $$p; for f in figures tables paper scores log ranker analysis; do [ -e out/$$f ] && cp -r out/$$f $$p; done; rm -rf $$p/ranker/*.csv; cp params.yaml $$p
+	p=results/$$(sed -n 's/^profile: //p' params.yaml); rm -rf $$p; mkdir -p $$p; for f in $(parts); do [ -e out/$$f ] && cp -r out/$$f $$p; done; find $$p -name '*.npz' -delete -o -regex '.*/\(ranker\|predictor\)/.*csv' ! -name '*_report.csv' -delete; cp params.yaml $$p
 
 compose: .venv/ready
 	$(if $(profile),@python -m srnb.run --compose $(profile))

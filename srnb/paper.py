@@ -107,6 +107,7 @@ def waiting(names, known: dict[str, Stage], changed: set[str]) -> list[str]:
 # %% ../nbs/library/71_paper.ipynb #1e6bfbdb
 TYPICAL = {'tiny': {'20_train_sr': 15, '30_assess': 15, '40_rank_dataset': 25, '50_train_ranker': 15, '': 10},
            'mini': {'20_train_sr': 180, '30_assess': 30, '40_rank_dataset': 240, '50_train_ranker': 150, '': 15}}      # seconds
+TYPICAL['mini_sets'] = TYPICAL['mini']
 
 def called(cmd: str) -> str:
     "How the runner calls what a stage executes: 20_train_sr@srgan."

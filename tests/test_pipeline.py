@@ -201,7 +201,7 @@ def test_a_queued_sweep(chain):
 
 
 @pytest.mark.parametrize('words, said', [
-    (['python', '-m', 'srnb.run', '--compose', 'minni'], "unknown profile 'minni' in conf/profile; did you mean 'mini'? Known: bench, mini, paper, tiny."),
+    (['python', '-m', 'srnb.run', '--compose', 'minni'], "unknown profile 'minni' in conf/profile; did you mean 'mini'? Known: bench, mini, mini_sets, paper, tiny."),
     (['python', '-m', 'srnb.run', '--compose', 'tiny', 'gan.srgan.rnak=1'], "Could not override 'gan.srgan.rnak'"),
     (['python', '-m', 'srnb.run', '20_train'], "unknown notebook '20_train' in nbs/paper; did you mean '20_train_sr'?"),
     (['python', '-m', 'srnb.run', '20_train_sr', '-p', 'row', 'srgan'], "unknown parameter 'row' in nbs/paper/20_train_sr.ipynb"),
@@ -221,4 +221,4 @@ def test_an_unknown_profile_stops_make_before_it_runs(clone):
     (clone/'.venv').mkdir(exist_ok=True)
     (clone/'.venv/ready').touch()
     said = clone.error('make', 'repro', 'profile=minni', status=2)
-    assert 'Known: bench, mini, paper, tiny.' in said and 'Running stage' not in said
+    assert 'Known: bench, mini, mini_sets, paper, tiny.' in said and 'Running stage' not in said

@@ -10,6 +10,7 @@ from configparser import ConfigParser
 from importlib.metadata import distribution, distributions, requires
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -115,7 +116,9 @@ def leaves(tree, at=()):
 def test_profiles_have_the_same_keys(copy, monkeypatch):
     monkeypatch.chdir(copy)
     keys = {p.stem: leaves(yaml.safe_load(run.compose(p.stem).read_text())) for p in sorted(root.glob('conf/profile/*.yaml'))}
-    assert keys.keys() == {'tiny', 'mini', 'bench', 'paper'}
+    assert keys.keys() == {'tiny', 'mini', 'mini_sets', 'bench', 'paper'}
+    assert keys['mini_sets'] - keys['mini'] == {('assess', name, 'source') for name in ('srresnet_ledig', 'srgan_ledig')}
+    keys['mini_sets'] &= keys['mini']
     for a, b in itertools.pairwise(keys): assert keys[a] == keys[b], f'{a} and {b} differ in {keys[a] ^ keys[b]}'
 
 
@@ -206,3 +209,15 @@ def test_opencv_asks_for_no_screen():
 def test_the_store_holds_the_photographs_and_no_more():
     sizes = [p.stat().st_size for p in committed() if p.relative_to(root).parts[0] == 'store']
     assert 0 < sum(sizes) <= 30e6
+
+
+def test_readme_opens_with_the_published_verdicts():
+    "README's table, counts and quoted sentences are those of results/mini_sets."
+    readme, published = (root/'README.md').read_text(encoding='utf-8'), root/'results/mini_sets/paper'
+    table = [line for line in (published/'verdicts.md').read_text(encoding='utf-8').splitlines() if line.startswith('|')]
+    assert '\n'.join(table) in readme
+    claims = pd.read_csv(published/'claims.csv').assign(verdict=lambda t: t.verdict.str.split(':').str[0])
+    decided = claims.verdict.value_counts()
+    assert f"Of the {len(claims)} sentences of the papers that can be true or false, {decided['holds']} hold, {decided['fails']} fail, {decided['undecided']} are undecided, {decided['not available']} cannot be asked" in readme
+    quoted = {s: word for word, line in re.findall(r'^\* \*\*(\w+)\*\*: (“.*)$', readme, re.M) for s in re.findall('“(.*?)”', line)}
+    assert len(quoted) >= 15 and quoted.items() <= {*zip(claims.sentence, claims.verdict)}
