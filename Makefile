@@ -41,7 +41,7 @@ bench: data
 
 # keep this run's results for those who only read; parts='tables paper scores' where its figures show photographs that are not ours to pass on
 publish:
-	p=results/$$(sed -n 's/^profile: //p' params.yaml); rm -rf $$p; mkdir -p $$p; for f in $(parts); do [ -e out/$$f ] && cp -r out/$$f $$p; done; find $$p -name '*.npz' -delete -o -regex '.*/\(ranker\|predictor\)/.*csv' ! -name '*_report.csv' -delete; cp params.yaml $$p
+	p=results/$$(sed -n 's/^profile: //p' params.yaml); mkdir -p $$p; for f in $(parts); do rm -rf $$p/$$f; [ ! -e out/$$f ] || cp -r out/$$f $$p; done; find $$p -name '*.npz' -delete -o -regex '.*/\(ranker\|predictor\)/.*csv' ! -name '*_report.csv' -delete; cp params.yaml $$p
 
 compose: .venv/ready
 	$(if $(profile),@python -m srnb.run --compose $(profile))

@@ -30,6 +30,7 @@ PLAIN = {  # name: lr, hr → sr
     'rrdb_psnr_public': lambda lr, hr: methods.super_resolve(outside('rrdb_psnr'), lr),
     'bicubic':     lambda lr, hr: methods.bicubic(lr),
     'bicubic_tf1': lambda lr, hr: resize.tf1_bicubic(lr, 4),
+    'bicubic_float': lambda lr, hr: resize.imresize(lr, 4),                                   # 4PP-EUSR's: enlarged in floating point, rounded once
     'hr':          lambda lr, hr: hr,
 }
 

@@ -137,7 +137,7 @@ def compared(chosen: list[tuple[str, str]],        # set and name of photographs
     rows = [{('original' if m == 'hr' else m): picture(core.out('sr', m, s, f'{i}.png')) for m in [*methods, 'hr']} for s, i in chosen]
     notes = [{('original' if m == 'hr' else m): note(m, s, i) for m in [*methods, 'hr']} for s, i in chosen]
     fig = crops(rows, notes, size)
-    for k, (s, i) in enumerate(chosen): fig.axes[k * (len(methods) + 2)].set_xlabel(f'{s}/{i}'[:26], fontsize=8)
+    for k, (s, i) in enumerate(chosen): fig.axes[k * (len(methods) + 2)].set_xlabel(name if len(name := f'{s}/{i}') <= 26 else f'{name[:25]}…', fontsize=8)
     return fig
 
 # %% ../nbs/library/51_figures.ipynb #f3cfebe1

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETS', 'METRICS', 'METHODS', 'DEFAULT_SET', 'OF_NETWORKS', 'STAND_INS', 'published', 'bootstrap', 'mean_square_root',
-           'scores', 'means', 'beside', 'save', 'markdown', 'gain', 'first_protocol', 'shown', 'compare', 'wide',
-           'caption', 'write', 'contrast', 'sentences', 'crossed', 'verdict', 'typical', 'judged', 'reported',
-           'level_means', 'read_ranker']
+           'average', 'difference', 'scores', 'means', 'beside', 'save', 'markdown', 'gain', 'first_protocol', 'shown',
+           'compare', 'wide', 'caption', 'write', 'contrast', 'sentences', 'crossed', 'verdict', 'typical', 'judged',
+           'reported', 'level_means', 'read_ranker']
 
 # %% ../nbs/library/52_tables.ipynb #eed1eff9
 import json
@@ -22,7 +22,7 @@ from .ranking import Judged
 SETS = {'Set5': 'set5', 'Set14': 'set14', 'BSD100': 'bsd100', 'Urban100': 'urban100', 'Manga109': 'manga109', 'PIRM-Test': 'pirm_test'}
 METRICS = {'PSNR': 'psnr', 'SSIM': 'ssim', 'NIQE': 'niqe', 'PI': 'pi', 'Perceptual score': 'pi', 'RMSE': 'rmse', 'SR score': 'ma', '10-Ma': '10-ma',
            'SROCC': 'srocc', 'E(|SR1-SR2|)': 'distance', 'Number of params (K)': 'parameters_k', '# parameters (M)': 'parameters_m', 'Data Size (k)': 'patches_k'}
-METHODS = {  # by paper, since the same word names different networks (SPEC: three "ESRGAN"s, three "SRResNet"s, four "SRGAN"s)
+METHODS = {  # by paper, since the same word names different networks (three "ESRGAN"s, three "SRResNet"s, four "SRGAN"s)
     'ranksrgan': {'Bicubic': 'bicubic', 'SRResNet': 'srresnet', 'SRGAN': 'srgan', 'ESRGAN': 'esrgan_pirm', 'RankSRGAN': 'ranksrgan_niqe', 'RankSRGAN (ours)': 'ranksrgan_niqe',
                   'RankSRGAN-HR': 'ranksrgan_hr', 'RankSRGAN_N': 'ranksrgan_niqe', 'RankSRGAN_M': 'ranksrgan_ma', 'RankSRGAN_PI': 'ranksrgan_pi', 'RankSRGAN-Re_N': 'ranksrgan_re_niqe',
                   'RankSRGAN-Re_M': 'ranksrgan_re_ma', 'RankSRGAN-M1': 'ranksrgan_m1', 'RankSRGAN-M2': 'ranksrgan_m2',
@@ -30,7 +30,7 @@ METHODS = {  # by paper, since the same word names different networks (SPEC: thr
     'supplement': {'RankSRGAN-R-D1': 'ranksrgan_d1', 'RankSRGAN-R-D2': 'ranksrgan_niqe', 'VGG-8': 'ranker_vgg8', 'VGG-12 (Ours)': 'ranker_niqe', 'VGG-16': 'ranker_vgg16'},
     'bigans': {'Bicubic': 'bicubic_tf1', 'First stage': 'wp_srgan_1', 'Second stage': 'wp_srgan', 'MR-SRGAN': 'mr_srgan', 'MR-SRGAN (ours)': 'mr_srgan', 'WP-SRGAN': 'wp_srgan',
                'WP-SRGAN (ours)': 'wp_srgan', 'Bi-GANs-ST': 'bigans_st', 'Bi-GANs-ST (ours)': 'bigans_st'},
-    'eusr': {'Bicubic': 'bicubic', 'SRResNet-MSE': 'srresnet_ledig', 'SRGAN-VGG54': 'srgan_ledig', 'EUSR': 'eusr', '4PP-EUSR (Ours)': 'eusr_4pp', 'x4': 'eusr_4pp', 'x2-x2': 'eusr_4pp_x2x2', 'x8-downscale': 'eusr_4pp_x8down', 'With all losses': 'eusr_4pp',
+    'eusr': {'Bicubic': 'bicubic_float', 'SRResNet-MSE': 'srresnet_ledig', 'SRGAN-VGG54': 'srgan_ledig', 'EUSR': 'eusr', '4PP-EUSR (Ours)': 'eusr_4pp', 'x4': 'eusr_4pp', 'x2-x2': 'eusr_4pp_x2x2', 'x8-downscale': 'eusr_4pp_x8down', 'With all losses': 'eusr_4pp',
              'Without l_r': 'eusr_4pp_no_r', 'Without l_g': 'eusr_4pp_no_g', 'Without l_as, l_ar': 'eusr_4pp_no_a', 'Without l_ss, l_sr': 'eusr_4pp_no_s', 'alpha_r=0.3': 'eusr_4pp_r03', 'alpha_r=0.003': 'eusr_4pp_r0003',
              'alpha_r=0.03': 'eusr_4pp'},
 }
@@ -58,7 +58,7 @@ def published(item: str = '') -> pd.DataFrame:
     return pd.DataFrame(cells, columns=['item', 'row', 'column', 'method', 'set', 'metric', 'published'])
 
 # %% ../nbs/library/52_tables.ipynb #955886cd
-def bootstrap(values, statistic=np.mean, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap(values, statistic=np.mean, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
     "The 95 % interval of `statistic` over resamples of `values`."
     values = np.asarray(values, float)
     picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
@@ -66,6 +66,13 @@ def bootstrap(values, statistic=np.mean, draws: int = 2000, seed: int = 0) -> tu
     return float(low), float(high)
 
 def mean_square_root(x, axis=None): return np.sqrt(np.mean(np.square(x), axis=axis))
+
+def average(metric: str): return mean_square_root if metric == 'rmse' else np.mean       # over photographs; RMSE as PIRM's program does
+
+def difference(metric: str):
+    "For `bootstrap` and `crossed`: of pairs (…, 2) the average of the first less that of the second."
+    mean = average(metric)
+    return lambda pairs, axis=None: mean(pairs[..., 0], axis=axis) - mean(pairs[..., 1], axis=axis)
 
 def scores(methods=None) -> pd.DataFrame:
     "All tidy scores under out/scores, or those of some methods."
@@ -80,7 +87,7 @@ def scores(methods=None) -> pd.DataFrame:
 def means(table: pd.DataFrame) -> pd.DataFrame:
     "Mean and interval of each method, seed, set, metric and protocol."
     def summary(values):
-        statistic = mean_square_root if values.name[3] == 'rmse' else np.mean
+        statistic = average(values.name[3])
         low, high = bootstrap(values, statistic)
         return pd.Series({'value': statistic(values.to_numpy()), 'low': low, 'high': high, 'images': len(values)})
     by = ['method', 'seed', 'set', 'metric', 'protocol']
@@ -125,8 +132,8 @@ def gain(table: pd.DataFrame, metric: str, base: str, methods: list[str]) -> pd.
     values = table[table.metric == metric].pivot(index=['set', 'image'], columns='method', values='value')   # an error if two protocols are mixed
     rows = []
     for method in methods:
-        for s, difference in (values[method] - values[base]).groupby(level='set', sort=False):
-            rows.append((s, method, difference.mean(), *bootstrap(difference), len(difference)))
+        for s, pairs in values[[method, base]].groupby(level='set', sort=False):
+            rows.append((s, method, difference(metric)(pairs.to_numpy()), *bootstrap(pairs, difference(metric)), len(pairs)))
     return pd.DataFrame(rows, columns=['set', 'method', 'gain', 'low', 'high', 'images'])
 
 # %% ../nbs/library/52_tables.ipynb #fbf3997b
@@ -203,12 +210,14 @@ def sentences(found: pd.DataFrame) -> str:
                      for _, r in whole.iterrows()) or 'Nothing to compare in this run.'
 
 # %% ../nbs/library/52_tables.ipynb #85a11008
-def crossed(values, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    "The 95 % interval of the mean of (seeds, photographs)."
-    values = np.atleast_2d(np.asarray(values, float))
+def crossed(values, statistic=np.mean, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    "The 95 % interval of `statistic` over resamples of seeds and photographs, (seeds, photographs, …); of one seed that of `bootstrap`."
+    values = np.asarray(values, float)
+    if len(values) == 1: return bootstrap(values[0], statistic, draws, seed)
     rng = np.random.default_rng(seed)
-    drawn = [values[rng.integers(len(values), size=len(values))][:, rng.integers(values.shape[1], size=values.shape[1])].mean() for _ in range(draws)]
-    return tuple(map(float, np.percentile(drawn, [2.5, 97.5])))
+    seeds, photographs = (rng.integers(n, size=(draws, n)) for n in values.shape[:2])
+    low, high = np.percentile(statistic(values[seeds[:, :, None], photographs[:, None, :]], axis=(1, 2)), [2.5, 97.5])
+    return float(low), float(high)
 
 def verdict(low: float, high: float, bound: float = 0., side: str = 'below') -> str:
     "holds, fails or undecided: does the interval lie `side` (below or above) the bound?"

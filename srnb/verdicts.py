@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'PARAMETERS', 'DISTANCE', 'PROTOCOL', 'QUOTED', 'KINDS', 'COLUMNS', 'agrees', 'same_order', 'composed',
-           'rows', 'named', 'behind', 'smaller', 'below', 'parameters', 'distance', 'of_network', 'measured', 'lacking',
-           'verdict', 'kind', 'elsewhere', 'table', 'summary', 'bars']
+           'rows', 'named', 'behind', 'smaller', 'below', 'parameters', 'distance', 'learned_from', 'of_network',
+           'measured', 'lacking', 'verdict', 'kind', 'elsewhere', 'table', 'summary', 'bars']
 
 # %% ../nbs/library/56_verdicts.ipynb #d7edad23
 import json, re, tempfile
@@ -94,16 +94,21 @@ def distance(judged: ranking.Judged, first: str = 'srgan', second: str = 'esrgan
     between = lambda j: ranking.distance(j, (judged.levels.index(first), judged.levels.index(second)), DISTANCE)
     return between(judged), *map(float, ranking.interval(judged, between)[0])
 
+def learned_from(row: dict) -> int:
+    "How many patches of a level a ranker's row learns from."
+    table = pd.read_parquet(core.root()/'out'/'rank'/f"{row['dataset']}.parquet", columns=['level', 'split'])
+    count = int((table.split == 'train').sum() // table.level.nunique())
+    return min(row.get('most') or count, count)
+
 def of_network(method: str, metric: str, known: dict[str, dict]) -> tuple[float, float, float, str] | str:
     "Value, interval and protocol of a number that belongs to a network, or what is missing."
     if metric.startswith('parameters'): return (*[parameters(method, metric)] * 3, 'weights, biases and batch norm, at the size of the paper') if method in PARAMETERS else f'network {method}'
     ranker = known.get(method, {}).get('ranker') or method
     report, judged = (core.root()/'out'/'ranker'/f'{ranker}{end}.csv' for end in ('_report', ''))
     if metric == 'patches_k':
-        about = core.root()/'out'/'rank'/f"{known.get(ranker, {}).get('dataset', ranker)}.json"
-        if not about.exists(): return f'rank dataset of {ranker}'
-        size = min(json.loads(about.read_text())['patches']['kept'], known[ranker].get('most') or np.inf) / 1000
-        return size, size, size, 'patches a level'
+        if not (core.root()/'out'/'rank'/f"{known.get(ranker, {}).get('dataset', ranker)}.parquet").exists(): return f'rank dataset of {ranker}'
+        size = learned_from(known[ranker]) / 1000
+        return size, size, size, 'patches a level to learn from'
     if not report.exists() or not judged.exists(): return f'ranker {ranker}'
     if metric == 'srocc':
         line = pd.read_csv(report).set_index('statistic').loc['srocc']
@@ -144,7 +149,7 @@ def verdict(method: str, metric: str, difference: float, ordered: str, short: st
     if agrees(metric, difference): return 'reproduced', (f'within {TOLERANCE[metric]}' if TOLERANCE[metric] else 'exactly') + remark
     if ordered: return 'same order', f'the order of {ordered}{remark}'
     if short: return 'not at this scale', short
-    return 'differs', f'by {abs(difference):.4g}' + (f', {TOLERANCE[metric]} is allowed' if TOLERANCE.get(metric) else '')
+    return 'differs', f'by {abs(difference):.4g}' + (f', {TOLERANCE[metric]} is allowed' if TOLERANCE.get(metric) else '') + ("; the weights are of a third party's training" if method.endswith('_ledig') and not metric.startswith('parameters') else '')
 
 def kind(verdict: str) -> str: return verdict.split(':')[0]
 
@@ -187,7 +192,8 @@ def table(item: str = '',                # one table of the papers, or all
         if there.empty and line['set'].iloc[0]: cells.loc[line.index, 'elsewhere'] = elsewhere(line, ours[line.item.iloc[0].split('_')[0]])
     for m in cells.method.unique(): short[m] = below(m, here, paper)
     trained = lambda c: '' if c.metric.startswith('parameters') else short[c.method]
-    cells[['verdict', 'reason']] = [verdict(c.method, c.metric, c.difference, c.ordered if not c.metric.startswith('parameters') else '', trained(c), c.missing) for c in cells.itertuples()]
+    order = lambda c: '' if c.metric.startswith(('parameters', 'patches')) else c.ordered       # a size is no result
+    cells[['verdict', 'reason']] = [verdict(c.method, c.metric, c.difference, order(c), trained(c), c.missing) for c in cells.itertuples()]
     waiting = cells.verdict.str.startswith('not available: ') & cells.verdict.str.contains('photographs')
     cells.loc[waiting, 'reason'] = cells.elsewhere
     there = {p.stem for p in core.root().glob('nbs/paper/*.ipynb')}

@@ -221,3 +221,14 @@ def test_readme_opens_with_the_published_verdicts():
     assert f"Of the {len(claims)} sentences of the papers that can be true or false, {decided['holds']} hold, {decided['fails']} fail, {decided['undecided']} are undecided, {decided['not available']} cannot be asked" in readme
     quoted = {s: word for word, line in re.findall(r'^\* \*\*(\w+)\*\*: (“.*)$', readme, re.M) for s in re.findall('“(.*?)”', line)}
     assert len(quoted) >= 15 and quoted.items() <= {*zip(claims.sentence, claims.verdict)}
+
+
+def test_readme_shows_the_published_seeds():
+    "The table of three seeds, number by number."
+    readme = (root/'README.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\|[^|]*\| (\S+, \S+, \S+) \| (\S+ \[\S+, \S+\]) \|', readme, re.M)
+    shown = lambda x: f'{x:+.2f}'.replace('-', '−')
+    found = pd.read_csv(root/'results/mini_sets/tables/claims/claims_seeds.csv')
+    by = [t.set_index('seed') for _, t in found.groupby('claim')]
+    published = {(', '.join(shown(t.value[f'seed {s}']) for s in range(3)), '{} [{}, {}]'.format(*map(shown, t.loc['all seeds', ['value', 'low', 'high']]))) for t in by}
+    assert len(rows) >= 7 and {*rows} <= published
