@@ -12,7 +12,7 @@ from srnb import book, compare, paper, run
 
 root = Path(__file__).parents[1]
 SCORES = 'import sys, pathlib\nm = sys.argv[1]\npathlib.Path("out/scores").mkdir(parents=True, exist_ok=True)\npathlib.Path(f"out/scores/{m}.csv").write_text("method,seed,set,image,metric,protocol,value\\n" + "".join(f"{m},0,set5,{i},psnr,\'luma, shave 4\',{28 + i}\\n" for i in (0, 1)).replace("\'", chr(34)))\n'
-CELLS = ['methods = ["bicubic"]', 'from srnb import tables\ntables.save(tables.beside(tables.means(tables.scores(methods)), tables.published("eusr_table_2")), "eusr_table_2")']
+CELLS = ['methods = ["bicubic_float"]', 'from srnb import tables\ntables.save(tables.beside(tables.means(tables.scores(methods)), tables.published("eusr_table_2")), "eusr_table_2")']
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def toy(tmp_path, monkeypatch):
     (tmp_path/'params.yaml').write_text('profile: tiny\n')
     (tmp_path/'scores.py').write_text(SCORES)
     stage = {'cmd': f'{sys.executable} scores.py ${{item}}', 'deps': ['scores.py'], 'outs': ['out/scores/${item}.csv']}
-    (tmp_path/'dvc.yaml').write_text(yaml.safe_dump({'stages': {'assess': {'foreach': ['bicubic', 'eusr'], 'do': stage}}}))
+    (tmp_path/'dvc.yaml').write_text(yaml.safe_dump({'stages': {'assess': {'foreach': ['bicubic_float', 'eusr'], 'do': stage}}}))
     cells = [{'cell_type': 'code', 'id': f'c{k}', 'metadata': {'tags': ['parameters']} if not k else {}, 'source': s, 'outputs': [], 'execution_count': None} for k, s in enumerate(CELLS)]
     about = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     (tmp_path/'nbs/paper/90_eusr_table_2.ipynb').write_text(json.dumps({'cells': cells, 'metadata': about, 'nbformat': 4, 'nbformat_minor': 5}))
@@ -36,16 +36,16 @@ def toy(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")             # DVC's
 def test_an_item_makes_what_it_needs_and_prints_it(toy, capfd):
-    assert paper.make('eusr_table_2', dry=True).splitlines() == ['assess@bicubic', '90_eusr_table_2']
+    assert paper.make('eusr_table_2', dry=True).splitlines() == ['assess@bicubic_float', '90_eusr_table_2']
     assert paper.main(['eusr_table_2']) == 0
     assert '| Set5/Bicubic | PSNR | 28.42 | 28.50 | 0.0822 | differs |' in capfd.readouterr().out
-    assert (toy/'out/scores/bicubic.csv').exists() and not (toy/'out/scores/eusr.csv').exists()
+    assert (toy/'out/scores/bicubic_float.csv').exists() and not (toy/'out/scores/eusr.csv').exists()
     assert (toy/'out/tables/eusr/eusr_table_2.csv').exists()
     assert paper.make('eusr_table_2', dry=True).splitlines() == ['90_eusr_table_2']
     listed = paper.listing().set_index('item')
     assert listed.loc['eusr_table_2', 'state'] == 'made' and listed.loc['eusr_table_3', 'state'] == 'no notebook'
     (toy/'scores.py').write_text('1/0')
-    assert paper.main(['eusr_table_2']) == 1 and 'needs assess@bicubic, and one of them failed' in capfd.readouterr().err
+    assert paper.main(['eusr_table_2']) == 1 and 'needs assess@bicubic_float, and one of them failed' in capfd.readouterr().err
 
 
 def test_every_item_of_the_papers_has_one_notebook_and_a_place_in_the_book(monkeypatch):
