@@ -91,7 +91,8 @@ def run(stem: str,             # a notebook of nbs/paper
     os.environ |= settings(profile().name)
     try:
         nb = execute_notebook(notebooks()[stem], partial, given, kernel_name='python3', language='python', cwd=root(), start_timeout=300,
-                              progress_bar=False, stderr_file=sys.stderr, config=Config(KernelManager={'transport_encryption': 'auto'}))
+                              progress_bar=False, stderr_file=sys.stderr, extra_arguments=['--IPKernelApp.log_level=50'],      # no word of the interrupt that ends every kernel
+                              config=Config(KernelManager={'transport_encryption': 'auto'}))
     except PapermillExecutionError as e:
         why = e.evalue if e.ename == 'Error' else f"{e.ename}: {e.evalue}".strip(': \n').split('\n')[0]
         raise Error(f"{why}\n  Stopped in cell [{e.exec_count}] of {called}; {partial.relative_to(root())} shows where.") from e
