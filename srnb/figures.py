@@ -152,7 +152,8 @@ def plane(points: pd.DataFrame,                       # a line for each method: 
     fig, ax = plt.subplots(figsize=(7, 3.8), layout='constrained')
     for k, (name, path) in enumerate(dict(paths).items()):
         ax.plot(path[x], path[y], '.-', color=f'C{k % 10}', linewidth=1, markersize=4, zorder=1, label=name)
-        for _, at in path.iterrows(): ax.annotate(at.get('label', ''), (at[x], at[y]), (3, 3), textcoords='offset points', fontsize=6)
+        place, side = (((3, 3), 'left'), ((-3, -8), 'right'))[k % 2]                     # two paths that lie close are labelled on either side
+        for _, at in path.iterrows(): ax.annotate(at.get('label', ''), (at[x], at[y]), place, textcoords='offset points', fontsize=6, ha=side, color=f'C{k % 10}')
     for filled, table in ((True, points), (False, published)):
         for k, at in enumerate([] if table is None else table.to_dict('records')):
             ax.plot(at[x], at[y], MARKS[k % len(MARKS)], color=f'C{k % 10}', markerfacecolor=f'C{k % 10}' if filled else 'none', markersize=6, linestyle='none', zorder=3, label=at['method'] + ('' if filled else ' (published)'))
