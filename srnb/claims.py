@@ -68,8 +68,6 @@ class Rankers:
 # %% ../nbs/library/57_claims.ipynb #c23dc019
 class Evidence(Rankers):
     "Scores of photographs and of rankers, as claims ask for them."
-    plain = 'bicubic', 'bicubic_tf1', 'bicubic_float', 'hr'   # the same for every seed
-
     def __init__(self, scores: pd.DataFrame, judged: Callable = tables.judged, made_of: dict = {}):      # method: those whose pictures it is made of
         self.scores, self.judged, self.made_of, self.stands = tables.first_protocol(scores.dropna(subset='value')), judged, made_of, {}
         metrics = set(self.scores.metric)
@@ -82,11 +80,15 @@ class Evidence(Rankers):
         if found.empty: raise Missing(f'scores of {method}' if method not in set(t.method) else f'{metric} of {method}')
         return found.set_index(['set', 'image']).value
 
+    def insist(self, metric: str):
+        "A metric that nothing may stand in for."
+        if metric in self.stands: raise Missing(f'metric {metric}')
+
     def seeds(self, *methods: str) -> list[tuple[str, ...]]:
         "The methods as they are and from every other seed; one that was trained from a single seed meets each of the other's."
         known = set(self.scores.method)
         if any({*methods} & {*self.made_of.get(m.split('/')[0], ())} for m in methods): return [methods]         # one is made of the other, and of no other seed's
-        several = {m for m in methods if m not in self.plain and f'{m}_s1' in known}
+        several = {m for m in methods if f'{m}_s1' in known}
         return [methods] + [found for s in range(1, 10) if several and {*(found := tuple(f'{m}_s{s}' if m in several else m for m in methods))} <= known]
 
     def more(self, first: str, second: str, metric: str, bound: float = 0., of: str = '', sign: int = 1) -> Answer:
@@ -170,7 +172,7 @@ def best_niqe_everywhere(e):
 
 @claim('ranksrgan', '4.3', 'RankSRGAN has the best PI on every test set.')
 def best_pi_everywhere(e):
-    if 'pi' in e.stands: raise Missing('metric pi')
+    e.insist('pi')
     others = 'srresnet', 'srgan', 'esrgan_pirm'
     return [e.less('ranksrgan_niqe', m, 'pi', of=s) for m in others for s in e.sets('ranksrgan_niqe', *others)] or e.less('ranksrgan_niqe', 'srgan', 'pi')
 
@@ -204,7 +206,7 @@ def best_in_ma(e): return [e.less('ranksrgan_ma', f'ranksrgan_{m}', '10-ma') for
 
 @claim('ranksrgan', '4.4', 'The Ranker of PI gives the best PI of the three.')
 def best_in_pi(e):
-    if 'pi' in e.stands: raise Missing('metric pi')
+    e.insist('pi')
     return [e.less('ranksrgan_pi', f'ranksrgan_{m}', 'pi') for m in ('niqe', 'ma')]
 
 @claim('ranksrgan', '4.4', "A Ranker's scores of SRGAN and ESRGAN lie farther apart than a regression's.")

@@ -130,10 +130,10 @@ def markdown(table: pd.DataFrame) -> str:
 def gain(table: pd.DataFrame, metric: str, base: str, methods: list[str]) -> pd.DataFrame:
     "Mean of `method - base` in each set, paired by photograph, with its interval."
     values = table[table.metric == metric].pivot(index=['set', 'image'], columns='method', values='value')   # an error if two protocols are mixed
-    rows = []
+    rows, ahead = [], difference(metric)
     for method in methods:
         for s, pairs in values[[method, base]].groupby(level='set', sort=False):
-            rows.append((s, method, difference(metric)(pairs.to_numpy()), *bootstrap(pairs, difference(metric)), len(pairs)))
+            rows.append((s, method, ahead(pairs.to_numpy()), *bootstrap(pairs, ahead), len(pairs)))
     return pd.DataFrame(rows, columns=['set', 'method', 'gain', 'low', 'high', 'images'])
 
 # %% ../nbs/library/52_tables.ipynb #fbf3997b
