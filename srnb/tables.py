@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 
 from . import core
 from .core import Error, choose
-from .ranking import Judged
+from .ranking import Judged, judged_from
 
 # %% ../nbs/library/52_tables.ipynb #22b6ec1c
 SETS = {'Set5': 'set5', 'Set14': 'set14', 'BSD100': 'bsd100', 'Urban100': 'urban100', 'Manga109': 'manga109', 'PIRM-Test': 'pirm_test'}
@@ -235,10 +235,7 @@ def typical(table: pd.DataFrame, first: str, second: str, metric: str = 'niqe', 
 # %% ../nbs/library/52_tables.ipynb #25d84506
 def judged(ranker: str) -> Judged:
     "`out/ranker/<ranker>.csv` as arrays."
-    table = read_ranker(f'{ranker}.csv')
-    levels = table.level[table.patch == table.patch.iloc[0]].tolist()
-    photograph, score, label = (table[c].to_numpy().reshape(-1, len(levels)) for c in ('image', 'score', 'label'))
-    return Judged(photograph[:, 0], levels, score, label)
+    return judged_from(read_ranker(f'{ranker}.csv'))
 
 def reported(ranker: str) -> pd.DataFrame:
     "A ranker's report, by statistic."
