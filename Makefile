@@ -12,12 +12,12 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 
 repro: compose data
 	dvc repro $(core)
-	@python -m srnb.compare || true
+	@python -m srnb.report.compare || true
 	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
 all: compose data
 	dvc repro
-	@python -m srnb.compare || true
+	@python -m srnb.report.compare || true
 
 test: data
 	nbdev_test --path nbs/library --n_workers 2
@@ -28,23 +28,23 @@ lab: data
 
 # one figure or table and no more (item=ranksrgan_table_4); without item the list of them
 paper: compose data
-	@python -m srnb.paper $(item)
-	$(if $(item),@python -m srnb.compare || true)
+	@python -m srnb.pipeline.items $(item)
+	$(if $(item),@python -m srnb.report.compare || true)
 
 # the notebooks as executed, as linked pages to read offline: out/book
 book: .venv/ready
-	python -m srnb.book
+	python -m srnb.pipeline.book
 
 bench: data
-	python -m srnb.bench
-	python -m srnb.bench_train
+	python -m srnb.tools.bench
+	python -m srnb.tools.bench_train
 
 # keep this run's results for those who only read; parts='tables paper scores' where its figures show photographs that are not ours to pass on
 publish:
 	p=results/$$(sed -n 's/^profile: //p' params.yaml); mkdir -p $$p; for f in $(parts); do rm -rf $$p/$$f; [ ! -e out/$$f ] || cp -r out/$$f $$p; done; find $$p -name '*.npz' -delete -o -regex '.*/\(ranker\|predictor\)/.*csv' ! -name '*_report.csv' -delete; cp params.yaml $$p
 
 compose: .venv/ready
-	$(if $(profile),@python -m srnb.run --compose $(profile))
+	$(if $(profile),@python -m srnb.pipeline.run --compose $(profile))
 
 # the photographs lie in the repository's own store: no network
 data: .venv/ready

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srnb import desk
+from srnb.pipeline import index
 
 root = Path(__file__).parents[1]
 chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
@@ -24,7 +24,7 @@ chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 
 
 def test_index_is_written_from_the_notebooks(monkeypatch):
     monkeypatch.chdir(root)
-    assert (root/'nbs/index.ipynb').read_text(encoding='utf-8') == desk.notebook(), 'a notebook came, went or changed its title: run `python -m srnb.desk`'
+    assert (root/'nbs/index.ipynb').read_text(encoding='utf-8') == index.notebook(), 'a notebook came, went or changed its title: run `python -m srnb.pipeline.index`'
 
 
 def test_index_leads_to_every_notebook_and_says_what_it_is():

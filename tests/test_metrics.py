@@ -7,9 +7,10 @@ from PIL import Image
 from scipy import ndimage
 from scipy.special import gamma
 
-from srnb import fidelity, image, ma, niqe
+from srnb.data import image
+from srnb.metrics import fidelity, ma, niqe
 from srnb.core import Error
-from srnb.resize import imresize, matrix, imresize8
+from srnb.data.resize import imresize, imresize8, matrix
 
 PICTURES = Path(__file__).parent/'images'
 CALIBRATION = {                # picture: NIQE (luma, shave 4), NIQE (gray, no shave); computed by `port` below, once

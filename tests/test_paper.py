@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from srnb import book, compare, paper, run
+from srnb.pipeline import book, items, run
+from srnb.report import compare
 
 root = Path(__file__).parents[1]
 SCORES = 'import sys, pathlib\nm = sys.argv[1]\npathlib.Path("out/scores").mkdir(parents=True, exist_ok=True)\npathlib.Path(f"out/scores/{m}.csv").write_text("method,seed,set,image,metric,protocol,value\\n" + "".join(f"{m},0,set5,{i},psnr,\'luma, shave 4\',{28 + i}\\n" for i in (0, 1)).replace("\'", chr(34)))\n'
@@ -36,22 +37,22 @@ def toy(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")             # DVC's
 def test_an_item_makes_what_it_needs_and_prints_it(toy, capfd):
-    assert paper.make('eusr_table_2', dry=True).splitlines() == ['assess@bicubic_float', '90_eusr_table_2']
-    assert paper.main(['eusr_table_2']) == 0
+    assert items.make('eusr_table_2', dry=True).splitlines() == ['assess@bicubic_float', '90_eusr_table_2']
+    assert items.main(['eusr_table_2']) == 0
     assert '| Set5/Bicubic | PSNR | 28.42 | 28.50 | 0.0822 | differs |' in capfd.readouterr().out
     assert (toy/'out/scores/bicubic_float.csv').exists() and not (toy/'out/scores/eusr.csv').exists()
     assert (toy/'out/tables/eusr/eusr_table_2.csv').exists()
-    assert paper.make('eusr_table_2', dry=True).splitlines() == ['90_eusr_table_2']
-    listed = paper.listing().set_index('item')
+    assert items.make('eusr_table_2', dry=True).splitlines() == ['90_eusr_table_2']
+    listed = items.listing().set_index('item')
     assert listed.loc['eusr_table_2', 'state'] == 'made' and listed.loc['eusr_table_3', 'state'] == 'no notebook'
     (toy/'scores.py').write_text('1/0')
-    assert paper.main(['eusr_table_2']) == 1 and 'needs assess@bicubic_float, and one of them failed' in capfd.readouterr().err
+    assert items.main(['eusr_table_2']) == 1 and 'needs assess@bicubic_float, and one of them failed' in capfd.readouterr().err
 
 
 def test_every_item_of_the_papers_has_one_notebook_and_a_place_in_the_book(monkeypatch):
     monkeypatch.chdir(root)
-    assert sorted(i for parts in book.SECTIONS.values() for items in parts.values() for i in items.split()) == sorted(paper.items())
-    missing = [i for i in paper.items() if f"{'80' if '_fig_' in i else '90'}_{i}" not in run.notebooks()]
+    assert sorted(i for parts in book.SECTIONS.values() for items in parts.values() for i in items.split()) == sorted(items.items())
+    missing = [i for i in items.items() if f"{'80' if '_fig_' in i else '90'}_{i}" not in run.notebooks()]
     assert not missing, f'no notebook makes {", ".join(missing)}'
 
 

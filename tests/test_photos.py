@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 import torch.nn.functional as F
 from PIL import Image
 
-from srnb import image, pairs, photos
+from srnb.data import image, pairs, photos
 from srnb.core import Error
 
 root = Path(__file__).parents[1]

@@ -69,7 +69,7 @@ def clone(tmp_path_factory):
         if not (source/name).is_file(): continue
         (there/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source/name, there/name)
-    for words in ('git init -q', 'dvc pull -q data.dvc', 'python -m srnb.run --compose tiny', 'git add -A', 'git commit -q -m tiny'): there.sh(*words.split())
+    for words in ('git init -q', 'dvc pull -q data.dvc', 'python -m srnb.pipeline.run --compose tiny', 'git add -A', 'git commit -q -m tiny'): there.sh(*words.split())
     return there
 
 
@@ -123,7 +123,7 @@ def test_nothing_to_do_is_quick(chain):
 def test_the_same_seed_gives_the_same_bytes(chain):
     files = 'out/models/srresnet.safetensors', 'out/log/srresnet.csv', 'out/nbs/20_train_sr@srresnet.ipynb'
     first = chain.bytes(*files)
-    chain.sh('python', '-m', 'srnb.run', '20_train_sr', '-p', 'run', 'srresnet')
+    chain.sh('python', '-m', 'srnb.pipeline.run', '20_train_sr', '-p', 'run', 'srresnet')
     assert chain.bytes(*files) == first
 
 
@@ -170,7 +170,7 @@ def test_a_killed_stage_goes_on_where_it_was(chain):
     assert chain.repro('gan@direct_niqe') == {'gan@direct_niqe'}
     assert not (chain/'out/nbs/20_train_sr@direct_niqe.partial.ipynb').exists()
     resumed = chain.bytes('out/models/direct_niqe.safetensors')
-    chain.sh('python', '-m', 'srnb.run', '20_train_sr', '-p', 'run', 'direct_niqe')
+    chain.sh('python', '-m', 'srnb.pipeline.run', '20_train_sr', '-p', 'run', 'direct_niqe')
     assert chain.bytes(*resumed) == resumed, 'a run without interruption gives other weights'
     chain.sh('git', 'checkout', '-q', 'params.yaml')
     chain.repro('gan@direct_niqe')                                            # out of the cache
@@ -201,19 +201,19 @@ def test_a_queued_sweep(chain):
 
 
 @pytest.mark.parametrize('words, said', [
-    (['python', '-m', 'srnb.run', '--compose', 'minni'], "unknown profile 'minni' in conf/profile; did you mean 'mini'? Known: bench, mini, mini_sets, paper, tiny."),
-    (['python', '-m', 'srnb.run', '--compose', 'tiny', 'gan.srgan.rnak=1'], "Could not override 'gan.srgan.rnak'"),
-    (['python', '-m', 'srnb.run', '20_train'], "unknown notebook '20_train' in nbs/paper; did you mean '20_train_sr'?"),
-    (['python', '-m', 'srnb.run', '20_train_sr', '-p', 'row', 'srgan'], "unknown parameter 'row' in nbs/paper/20_train_sr.ipynb"),
-    (['python', '-m', 'srnb.run', '20_train_sr', '-p', 'run', 'srgna'], "unknown row 'srgna' in params.yaml; did you mean 'srgan'?"),
-    (['python', '-m', 'srnb.run', '20_train_sr', '-p', 'name', 'x', '-p', 'change', '{adversrial: 1}'], "unknown entry 'adversrial' in change of row 'srgan'; did you mean 'adversarial'?"),
+    (['python', '-m', 'srnb.pipeline.run', '--compose', 'minni'], "unknown profile 'minni' in conf/profile; did you mean 'mini'? Known: bench, mini, mini_sets, paper, tiny."),
+    (['python', '-m', 'srnb.pipeline.run', '--compose', 'tiny', 'gan.srgan.rnak=1'], "Could not override 'gan.srgan.rnak'"),
+    (['python', '-m', 'srnb.pipeline.run', '20_train'], "unknown notebook '20_train' in nbs/paper; did you mean '20_train_sr'?"),
+    (['python', '-m', 'srnb.pipeline.run', '20_train_sr', '-p', 'row', 'srgan'], "unknown parameter 'row' in nbs/paper/20_train_sr.ipynb"),
+    (['python', '-m', 'srnb.pipeline.run', '20_train_sr', '-p', 'run', 'srgna'], "unknown row 'srgna' in params.yaml; did you mean 'srgan'?"),
+    (['python', '-m', 'srnb.pipeline.run', '20_train_sr', '-p', 'name', 'x', '-p', 'change', '{adversrial: 1}'], "unknown entry 'adversrial' in change of row 'srgan'; did you mean 'adversarial'?"),
 ], ids=['profile', 'override', 'notebook', 'parameter', 'row', 'term'])
 def test_misspelt_names_end_in_one_sentence(clone, words, said): assert said in clone.error(*words)
 
 
 def test_an_unknown_metric_ends_in_one_sentence(chain):
     chain.set('evaluate.metrics', ['psnrr'])
-    assert "unknown metric 'psnrr'" in chain.error('python', '-m', 'srnb.run', '30_assess', '-p', 'run', 'bicubic', '-p', 'name', 'spoilt')
+    assert "unknown metric 'psnrr'" in chain.error('python', '-m', 'srnb.pipeline.run', '30_assess', '-p', 'run', 'bicubic', '-p', 'name', 'spoilt')
     chain.sh('git', 'checkout', '-q', 'params.yaml')
 
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from srnb import run
+from srnb import params
+from srnb.pipeline import run
 
 root = Path(__file__).parents[1]
 library = sorted(root.glob('nbs/library/*.ipynb'))
@@ -115,7 +116,7 @@ def leaves(tree, at=()):
 
 def test_profiles_have_the_same_keys(copy, monkeypatch):
     monkeypatch.chdir(copy)
-    keys = {p.stem: leaves(yaml.safe_load(run.compose(p.stem).read_text())) for p in sorted(root.glob('conf/profile/*.yaml'))}
+    keys = {p.stem: leaves(yaml.safe_load(params.compose(p.stem).read_text())) for p in sorted(root.glob('conf/profile/*.yaml'))}
     assert keys.keys() == {'tiny', 'mini', 'mini_sets', 'bench', 'paper'}
     assert keys['mini_sets'] - keys['mini'] == {('assess', name, 'source') for name in ('srresnet_ledig', 'srgan_ledig')}
     keys['mini_sets'] &= keys['mini']
@@ -126,7 +127,7 @@ def test_params_are_the_composed_mini(copy, monkeypatch):
     monkeypatch.chdir(copy)
     committed = subprocess.run(['git', 'show', 'HEAD:params.yaml'], cwd=root, capture_output=True, text=True)
     if committed.returncode: pytest.skip('params.yaml is not committed yet')
-    assert run.compose('mini').read_text() == committed.stdout
+    assert params.compose('mini').read_text() == committed.stdout
 
 
 def test_experiments_and_stages_match(stages):
@@ -144,7 +145,7 @@ def test_stages_depend_on_the_code_of_their_notebooks(stages):
 
 
 def test_training_depends_on_no_plot():
-    drawing = {line.split()[0] for line in run.fingerprint('20_train_sr').splitlines()} & {'srnb.figures', 'srnb.tables', 'srnb.paper'}
+    drawing = {line.split()[0] for line in run.fingerprint('20_train_sr').splitlines()} & {'srnb.report.figures', 'srnb.report.tables', 'srnb.pipeline.items'}
     assert not drawing
 
 

@@ -14,8 +14,11 @@ import pandas as pd
 import pytest
 import torch
 
-from srnb import core, image, methods, photos, train
-from srnb.core import Error, Row
+from srnb import core, params
+from srnb.data import image, photos
+from srnb.training import loop, methods
+from srnb.core import Error
+from srnb.params import Row
 
 ROW = dict(net='srresnet', size={'nf': 4, 'blocks': 1}, scale=4, start='scratch', init='default', seed=0, photos='train', patch=32, batch=4, steps=40, rate=1e-3, critic_rate=1e-3,
            betas=[0.9, 0.999], schedule='cosine', warmup=3, halve_at=[], ema=0.9, accumulate=1, precision='fp32', compile=False, deterministic=True, statistics='local',
@@ -70,7 +73,7 @@ for line in sys.stdin:
 
     def read(self): return self.process.stdout.readline().strip()
 
-    def begin(self, row, code='methods.learn(core.Row({}))'):
+    def begin(self, row, code='methods.learn(params.Row({}))'):
         self.process.stdin.write(json.dumps([str(Path.cwd()), code.format(row)]) + '\n'); self.process.stdin.flush()
         self.pid = int(self.read())
 
@@ -176,7 +179,7 @@ def test_the_log_can_be_read_while_it_grows(trainer):
     trainer.begin(ROW)
     steps, log = [], None
     while not core.model_path('toy').exists():
-        try: log = pd.read_csv(train.log_of('toy'))
+        try: log = pd.read_csv(loop.log_of('toy'))
         except (Error, FileNotFoundError): continue                # not yet begun, or just moved to its place
         steps.append(len(log)); assert [*log.step] == [*range(2, 2 * len(log) + 1, 2)]
     assert trainer.end() == 0 and len(set(steps)) > 3, 'it was not seen growing'
@@ -203,13 +206,13 @@ def test_the_last_good_state_is_kept(repository):
             x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(i))
             yield x[..., ::4, ::4], x * (float('inf') if i == 11 else 1)
     with pytest.raises(Error, match="stopped at step 11: the term 'pixel' is not finite.*state is that of step 8"):
-        train.run(update, batches, 20, 'log.csv', 'run', every=2, save_every=4)
-    state = train.Checkpoints('run').load()
+        loop.run(update, batches, 20, 'log.csv', 'run', every=2, save_every=4)
+    state = loop.Checkpoints('run').load()
     assert state['step'] == 8 and all(v.isfinite().all() for net in state['nets'].values() for v in net.values())
     assert list(pd.read_csv('log.csv').step) == [2, 4, 6, 8, 10]
 
 
-class Still(train.Update):
+class Still(loop.Update):
     "Learns nothing; its critic's loss is what it is told."
     nets, opts = {}, {}
     def __init__(self, critic): self.loss = torch.tensor(critic)
@@ -218,7 +221,7 @@ class Still(train.Update):
 
 @pytest.mark.parametrize('loss, won', [(0.001, True), (0.6, False)])
 def test_a_critic_that_has_won_is_reported(tmp_path, loss, won):
-    def go(): train.run(Still(loss), lambda start: iter([()] * 60), 60, tmp_path/'log.csv', tmp_path/'run', every=3)
+    def go(): loop.run(Still(loss), lambda start: iter([()] * 60), 60, tmp_path/'log.csv', tmp_path/'run', every=3)
     if won:
         with pytest.warns(UserWarning, match='step 30: the critic has won'): go()
     else: go()
@@ -229,7 +232,7 @@ def test_a_long_run_is_estimated(tmp_path, capsys):
     x = torch.rand(1, 3, 32, 32)
     def batches(start):
         for i in range(15): yield x[..., ::4, ::4], x
-    train.run(update, batches, 1000, tmp_path/'log.csv', tmp_path/'run', every=5, name='toy')
+    loop.run(update, batches, 1000, tmp_path/'log.csv', tmp_path/'run', every=5, name='toy')
     assert 's a step, about' in (said := capsys.readouterr().err) and 'minutes to go' in said and 'GB=' in said
 
 
@@ -252,19 +255,19 @@ def weights(change: dict) -> torch.Tensor:
     if row.critic['kind'] == 'relativistic':                       # a shift of all logits cancels: the gradients of some biases are rounding, which Adam would make large
         for opt in update.opts.values(): opt.param_groups[0]['eps'] = 1e-2
         update.critic.net.tail[-1].weight.data *= 300           # opinions: the mean of half a batch is another than that of the whole
-    train.fit(update, train.share(methods.pairs.batches(row)), 20)
+    loop.fit(update, loop.share(methods.pairs.batches(row)), 20)
     return torch.cat([p.detach().flatten() for net in update.nets.values() for p in net.parameters()])
 
 
 def in_each_process():
-    train.join()
-    for i, change in enumerate(CASES.values()): torch.save(weights(change), f'case{i}-{train.world()[0]}.pt')
+    loop.join()
+    for i, change in enumerate(CASES.values()): torch.save(weights(change), f'case{i}-{loop.world()[0]}.pt')
     methods.learn(Row(ROW, critic=CASES['without statistics: critic']['critic'], rate=1e-4, critic_rate=1e-4, name='shared', steps=8))
 
 
 def test_two_processes_compute_what_one_does(trainer):
     "The same global batch in one process and in two: equal where nothing depends on the whole batch, or where its statistics are reduced; local statistics are others."
-    trainer.finish('', 'import test_training; train.launch(test_training.in_each_process, processes=2)')
+    trainer.finish('', 'import test_training; loop.launch(test_training.in_each_process, processes=2)')
     torch.set_num_threads(1)
     for i, (name, change) in enumerate(CASES.items()):
         one, (first, second) = weights(change), (torch.load(f'case{i}-{rank}.pt') for rank in (0, 1))
@@ -280,10 +283,10 @@ def test_two_processes_compute_what_one_does(trainer):
 
 
 def test_a_failure_in_one_process_is_one_sentence(trainer):
-    said = trainer.finish(ROW | {'net': 'srresnt'}, 'methods.learn(core.Row({}), processes=2)', status=256)
+    said = trainer.finish(ROW | {'net': 'srresnt'}, 'methods.learn(params.Row({}), processes=2)', status=256)
     assert 'srnb.core.Error: one of 2 processes failed: ' in said and "unknown network 'srresnt'" in said.splitlines()[-1]
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setattr(train, 'world', lambda: (0, 3))
-    with pytest.raises(Error, match='a batch of 4 cannot be shared evenly by 3 processes'): next(train.share([(torch.zeros(4), torch.zeros(4))]))
+    with pytest.raises(Error, match='a batch of 4 cannot be shared evenly by 3 processes'): next(loop.share([(torch.zeros(4), torch.zeros(4))]))

@@ -8,7 +8,7 @@ __all__ = ['SRResNet']
 # %% ../../nbs/library/21_models.srresnet.ipynb #2d721bfb
 from torch import Tensor, nn
 
-from ..layers import ResBlock, conv, upsample
+from .layers import ResBlock, conv, upsample
 
 # %% ../../nbs/library/21_models.srresnet.ipynb #93e367fb
 class SRResNet(nn.Module):
