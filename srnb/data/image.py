@@ -32,7 +32,8 @@ def read(path) -> Tensor:
             if mode != 'RGB': warnings.warn(f"{path} is a {mode} image; converted to 8-bit RGB.")
             return torch.from_numpy(np.array(x.convert('RGB'))).permute(2, 0, 1).contiguous()
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
-        raise Error(f"{path} cannot be read as an image ({e}); it is empty, truncated or of an unknown kind: replace or remove it.") from e
+        raise Error(f"{path} cannot be read as an image ({e}); it is empty, truncated or of an unknown kind: "
+                    "replace or remove it.") from e
 
 def write(path, x: Tensor) -> Path:
     "Write (3, h, w), 0…1 or uint8, as PNG: the file appears whole or not at all."
@@ -52,10 +53,12 @@ def luma(x: Tensor) -> Tensor:
     r, g, b = x.unbind(-3)
     return ((16 + 65.481 * r + 128.553 * g + 24.966 * b) / 255).unsqueeze(-3)
 
+# %% ../../nbs/library/03_data.image.ipynb #3da68da3
 def crop(x: Tensor, n: int) -> Tensor:
     "Shave `n` pixels off every side."
-    if 2 * n >= min(x.shape[-2:]): raise Error(f"a border of {n} leaves nothing of an image of {x.shape[-2]}x{x.shape[-1]}.")
-    return x[..., n:x.shape[-2] - n, n:x.shape[-1] - n]
+    h, w = x.shape[-2:]
+    if 2 * n >= min(h, w): raise Error(f"a border of {n} leaves nothing of an image of {h}x{w}.")
+    return x[..., n:h - n, n:w - n]
 
 def multiple(x: Tensor, n: int) -> Tensor:
     "Cut the right and lower rim so that both sides are multiples of `n`."
@@ -76,10 +79,11 @@ def tiled(net: nn.Module, x: Tensor, scale: int, tile: int = 256, overlap: int =
     y = x.new_empty(*x.shape[:-2], h * scale, w * scale)
     for top in range(0, h, tile):
         for left in range(0, w, tile):
-            t, l = max(top - overlap, 0), max(left - overlap, 0)
-            piece = net(x[..., t:top + tile + overlap, l:left + tile + overlap])
             bottom, right = min(top + tile, h), min(left + tile, w)
-            y[..., top*scale:bottom*scale, left*scale:right*scale] = piece[..., (top-t)*scale:(bottom-t)*scale, (left-l)*scale:(right-l)*scale]
+            t, l = max(top - overlap, 0), max(left - overlap, 0)          # where the overlap begins
+            piece = net(x[..., t:bottom + overlap, l:right + overlap])
+            inner = piece[..., (top - t) * scale:(bottom - t) * scale, (left - l) * scale:(right - l) * scale]
+            y[..., top * scale:bottom * scale, left * scale:right * scale] = inner
     return y
 
 # %% ../../nbs/library/03_data.image.ipynb #634921ea
@@ -89,7 +93,8 @@ def show(images, titles=(), height: float = 2.2, columns: int = 0):
     images = [x.squeeze(0) if x.ndim == 4 else x for x in images]
     columns = columns or len(images)
     rows = -(-len(images) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * height * 1.05, rows * height * 1.15), squeeze=False, layout='constrained')
+    size = columns * height * 1.05, rows * height * 1.15
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for ax, x, title in zip(axes.flat, images, list(titles) + [''] * len(images)):
         x = (x / 255 if not x.is_floating_point() else x).detach().clamp(0, 1).cpu().movedim(0, -1).squeeze(-1)

@@ -57,12 +57,17 @@ def imresize8(x: Tensor, scale: float) -> Tensor:
     return quantize(quantize(a @ quantize(x)) @ b.mT)
 
 # %% ../../nbs/library/04_data.resize.ipynb #a6886235
+def _tf1_matrix(size: int, scale: int) -> np.ndarray:
+    "The (scale·size, size) matrix that enlarges one side as TensorFlow 1 does; float64."
+    length = size * scale
+    u = np.arange(length) / scale                                     # no half pixel: the misalignment
+    taps = np.floor(u)[:, None] + np.arange(-1, 3)
+    repeated = np.int64(taps.clip(0, size - 1))                       # … 0 0 0 | 0 1 2 …
+    a = np.zeros((length, size))
+    np.add.at(a, (np.arange(length)[:, None], repeated), cubic(u[:, None] - taps, -0.75))
+    return a
+
 def tf1_bicubic(x: Tensor, scale: int) -> Tensor:
     "TensorFlow 1's `resize_bicubic(align_corners=False)`, enlarging: (…, h, w) → (…, scale·h, scale·w)."
-    def side(size):
-        u = np.arange(size * scale) / scale
-        taps = np.floor(u)[:, None] + np.arange(-1, 3)
-        a = np.zeros((size * scale, size))
-        np.add.at(a, (np.arange(size * scale)[:, None], np.int64(taps.clip(0, size - 1))), cubic(u[:, None] - taps, -0.75))
-        return torch.from_numpy(a).to(x)
-    return side(x.shape[-2]) @ x @ side(x.shape[-1]).mT
+    a, b = (torch.from_numpy(_tf1_matrix(n, scale)).to(x) for n in x.shape[-2:])
+    return a @ x @ b.mT
