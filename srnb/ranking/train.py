@@ -19,7 +19,7 @@ from ..core import choose
 from ..models.ranker import RANKERS
 from ..params import Row
 from .dataset import RankPairs, RankSet
-from .evaluate import Judged
+from .evaluate import Judgements
 from ..training.losses import margin_rank, regression
 
 # %% ../../nbs/library/63_ranking.train.ipynb #2de1ef2b
@@ -41,7 +41,7 @@ class RankerUpdate(loop.Update):
 
 # %% ../../nbs/library/63_ranking.train.ipynb #1d8682e3
 @torch.no_grad()
-def judge(net: nn.Module, data: RankSet, metric: str, patches, batch: int = 32) -> Judged:
+def judge(net: nn.Module, data: RankSet, metric: str, patches, batch: int = 32) -> Judgements:
     "Scores of patches at all levels beside their labels; the ranker as it will be used, in evaluation mode."
     device, mode = next(net.parameters()).device, net.training
     net.eval()
@@ -49,7 +49,7 @@ def judge(net: nn.Module, data: RankSet, metric: str, patches, batch: int = 32) 
              for level in range(len(data.levels)) for k in np.split(patches, range(batch, len(patches), batch))]
     net.train(mode)
     score = np.concatenate(score).reshape(len(data.levels), -1).T
-    return Judged(data.spots['image'].to_numpy()[patches], data.levels, score.astype(float), data.labels(metric)[patches])
+    return Judgements(data.spots['image'].to_numpy()[patches], data.levels, score.astype(float), data.labels(metric)[patches])
 
 def means(data: RankSet, metric: str) -> np.ndarray:
     "The levels' mean labels on training patches: all that the trivial ranker knows."
@@ -81,17 +81,17 @@ def learn(row: Row) -> tuple[pd.DataFrame, pd.DataFrame]:
     def check():
         judged = judge(update.net, data, row.metric, few)
         idle = evaluate.trivial(judged, known)
-        return {f'{name}{suffix}': f(j) for suffix, j in (('', judged), ('_trivial', idle)) for name, f in (('valid_accuracy', evaluate.accuracy), ('valid_srocc', evaluate.everywhere))}
+        return {f'{name}{suffix}': f(j) for suffix, j in (('', judged), ('_trivial', idle)) for name, f in (('valid_accuracy', evaluate.accuracy), ('valid_srocc', evaluate.srocc_overall))}
     scratch = core.out('scratch', f"{row.name}-{loop.key(row, core.out('rank', f'{row.dataset}.parquet'))}")
     log = loop.run(update, pairs, row.steps, scratch/'log.csv', scratch, loop.schedule(row.schedule, row.steps, row.warmup, row.halve_at), row.save_every, row.name,
                     every=row.every, validate=check, validate_every=row.validate_every)
     judged = judge(update.net, data, row.metric, data.split('valid'))
-    report = evaluate.report(judged, known)
+    report = evaluate.ranker_report(judged, known)
     seen = judge(update.net, data, row.metric, some(data.split('train'), 200, row.seed)).score
     low, high = np.percentile(seen, [1, 99]).tolist()
     core.save_model(row.name, update.net, profile=row.profile, row=row.name, metric=row.metric, patch=row.crop or data.patch, kind=row.net, size=row.size, low=low, high=high,
                     levels=dict(zip(data.levels, seen.mean(0).tolist())), sources={k: data.sources[k] for k in data.levels})
-    for name, table in ((f'{row.name}.csv', evaluate.lines(judged)), (f'{row.name}_report.csv', report)):
+    for name, table in ((f'{row.name}.csv', judged.table()), (f'{row.name}_report.csv', report)):
         with core.atomic(core.out('ranker', name)) as part: table.to_csv(part, index=False)
     with core.atomic(core.out('ranker', f'{row.name}.json')) as part: part.write_text(json.dumps(report.set_index('statistic')[['ranker', 'trivial']].round(4).to_dict('index'), indent=1) + '\n')
     with core.atomic(core.out('log', f'{row.name}.csv')) as part: shutil.copyfile(scratch/'log.csv', part)

@@ -56,21 +56,21 @@ class Rankers:
         "A statistic of one ranker."
         try: j = self.judged(name)
         except Error as e: raise Missing(f'ranker {name}') from e
-        return Answer(statistic(j), *map(float, evaluate.interval(j, statistic)[0]), f'{words} of {name}', bound, 1, len(set(j.photograph)))
+        return Answer(statistic(j), *map(float, evaluate.interval_over_photographs(j, statistic)[0]), f'{words} of {name}', bound, 1, len(set(j.photograph)))
 
     def beyond(self, first: str, second: str, statistic: Callable, words: str, bound: float = 0., sign: int = 1) -> Answer:
         "Is the statistic of `first` above that of `second`?"
         try: a, b = self.judged(first), self.judged(second)
         except Error as e: raise Missing(' and '.join(f'ranker {r}' for r in (first, second))) from e
         if len(a.photograph) != len(b.photograph) or (a.photograph != b.photograph).any(): raise Missing(f'{first} and {second} on the same patches')
-        gap = lambda k: sign * (statistic(evaluate.take(a, k)) - statistic(evaluate.take(b, k)))
+        gap = lambda k: sign * (statistic(a.take(k)) - statistic(b.take(k)))
         drawn = [gap(k) for k in stats.resamples(a.photograph)]
         return Answer(gap(slice(None)), *map(float, np.nanpercentile(drawn, [2.5, 97.5])), f"{words} of {' − '.join((first, second)[::sign])}", bound, 1, len(set(a.photograph)))
 
 # %% ../../nbs/library/76_report.claims.ipynb #c23dc019
 class Evidence(Rankers):
     "Scores of photographs and of rankers, as claims ask for them."
-    def __init__(self, scores: pd.DataFrame, judged: Callable = tables.judged, made_of: dict = {}):      # method: those whose pictures it is made of
+    def __init__(self, scores: pd.DataFrame, judged: Callable = evaluate.judgements_of, made_of: dict = {}):      # method: those whose pictures it is made of
         self.scores, self.judged, self.made_of, self.stands = tables.first_protocol(scores.dropna(subset='value')), judged, made_of, {}
         metrics = set(self.scores.metric)
         if 'pi' not in metrics and 'niqe' in metrics: self.stands['pi'] = 'niqe'
@@ -148,11 +148,11 @@ def claim(paper: str, section: str, sentence: str):
         return ask
     return keep
 
-SROCC = evaluate.everywhere, 'SROCC'
+SROCC = evaluate.srocc_overall, 'SROCC'
 
-def apart(judged: evaluate.Judged) -> float:
+def apart(judged: evaluate.Judgements) -> float:
     "Table 5's distance of the two close levels."
-    return evaluate.distance(judged, (judged.levels.index('srgan'), judged.levels.index('esrgan_pirm')), 'range')
+    return evaluate.score_distance(judged, (judged.levels.index('srgan'), judged.levels.index('esrgan_pirm')), 'range')
 
 # %% ../../nbs/library/76_report.claims.ipynb #a227e039
 @claim('ranksrgan', '3.1', 'The three networks are three levels of quality: NIQE falls from SRResNet to SRGAN to ESRGAN.')

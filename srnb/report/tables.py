@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETS', 'METRICS', 'METHODS', 'DEFAULT_SET', 'OF_NETWORKS', 'STAND_INS', 'published', 'scores', 'means', 'beside',
            'save', 'markdown', 'gain', 'first_protocol', 'shown', 'compare', 'wide', 'caption', 'write', 'contrast',
-           'sentences', 'typical', 'judged', 'reported', 'level_means', 'read_ranker']
+           'sentences', 'typical']
 
 # %% ../../nbs/library/74_report.tables.ipynb #eed1eff9
 import json
@@ -15,7 +15,6 @@ import numpy as np, pandas as pd
 
 from .. import core, params, stats
 from ..core import Error, choose
-from ..ranking.evaluate import Judged, judged_from
 
 # %% ../../nbs/library/74_report.tables.ipynb #22b6ec1c
 SETS = {'Set5': 'set5', 'Set14': 'set14', 'BSD100': 'bsd100', 'Urban100': 'urban100', 'Manga109': 'manga109', 'PIRM-Test': 'pirm_test'}
@@ -199,24 +198,3 @@ def typical(table: pd.DataFrame, first: str, second: str, metric: str = 'niqe', 
     order = (wide[first] - wide[second]).sort_values(kind='stable').index
     middle = max(0, (len(order) - count) // 2)
     return list(order[middle:middle + count])
-
-# %% ../../nbs/library/74_report.tables.ipynb #25d84506
-def judged(ranker: str) -> Judged:
-    "`out/ranker/<ranker>.csv` as arrays."
-    return judged_from(read_ranker(f'{ranker}.csv'))
-
-def reported(ranker: str) -> pd.DataFrame:
-    "A ranker's report, by statistic."
-    return read_ranker(f'{ranker}_report.csv').set_index('statistic')
-
-def level_means(ranker: str) -> np.ndarray:
-    "The levels' mean labels on training patches, lower is better: all that the trivial ranker knows."
-    row, of = params.current()['ranker'][ranker], judged(ranker)
-    table = pd.read_parquet(core.out('rank', f"{row['dataset']}.parquet"), columns=['level', 'split', row['metric']])
-    means = table[table.split == 'train'].groupby('level')[row['metric']].mean()[of.levels].to_numpy()
-    return means if of.label.mean() > 0 else -means                     # the label of a metric that grows with quality is its negative
-
-def read_ranker(file: str) -> pd.DataFrame:
-    path = core.out('ranker', file)
-    if not path.exists(): raise Error(f"no {file} under out/ranker; run `dvc repro ranker@{file.removesuffix('.csv').removesuffix('_report')}`.")
-    return pd.read_csv(path)

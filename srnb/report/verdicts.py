@@ -56,12 +56,12 @@ def parameters(method: str, metric: str) -> float:
     return PARAMETERS[method] // 1000 if metric == 'parameters_k' else round(PARAMETERS[method] / 1e6, 1)
 
 # %% ../../nbs/library/77_report.verdicts.ipynb #48cbed73
-DISTANCE = 'range'                     # of `evaluate.SCALES`: the paper's is not said (R23), this one depends on no unit
+DISTANCE = 'range'                     # of `evaluate.SCORE_SCALES`: the paper's is not said (R23), this one depends on no unit
 
-def distance(judged: evaluate.Judged, first: str = 'srgan', second: str = 'esrgan_pirm') -> tuple[float, float, float]:
+def distance(judged: evaluate.Judgements, first: str = 'srgan', second: str = 'esrgan_pirm') -> tuple[float, float, float]:
     "Mean |SR1 - SR2| of a ranker's scores of two levels and its interval over photographs."
-    between = lambda j: evaluate.distance(j, (judged.levels.index(first), judged.levels.index(second)), DISTANCE)
-    return between(judged), *map(float, evaluate.interval(judged, between)[0])
+    between = lambda j: evaluate.score_distance(j, (judged.levels.index(first), judged.levels.index(second)), DISTANCE)
+    return between(judged), *map(float, evaluate.interval_over_photographs(judged, between)[0])
 
 def learned_from(row: dict) -> int:
     "How many patches of a level a ranker's row learns from."
@@ -82,7 +82,7 @@ def of_network(method: str, metric: str, known: dict[str, dict]) -> tuple[float,
     if metric == 'srocc':
         line = pd.read_csv(report).set_index('statistic').loc['srocc']
         return line.ranker, line.low, line.high, f'{line.patches:.0f} validation patches of {line.photographs:.0f} photographs'
-    try: return *distance(tables.judged(ranker)), 'scores divided by their range (1 % to 99 %)'
+    try: return *distance(evaluate.judgements_of(ranker)), 'scores divided by their range (1 % to 99 %)'
     except (ValueError, Error) as e: return f'distance of ranker {ranker} ({e})'
 
 # %% ../../nbs/library/77_report.verdicts.ipynb #cf824c67
