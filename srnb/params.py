@@ -152,7 +152,7 @@ class RankSetRow(Row):
     "The patches that a ranker learns from."
     photos: str = entry('train', 'packed photographs')
     networks: list = entry([], 'the rows whose weights the levels need')
-    levels: Any = entry([], 'rows, bicubic, hr, folder:<path>, or blends as {name: a*0.5+b*0.5}')
+    levels: dict | list = entry([], 'rows, bicubic, hr, folder:<path>, or blends as {name: a*0.5+b*0.5}')
     between: list = entry([], 'the two close levels, of which the filters ask; [] is the last two')
     middle: int = entry(0, 'px of each photograph that are used, where all of it would take too long; 0 is all')
     scale: int = entry(4, 'of enlargement')
@@ -225,13 +225,13 @@ class AssessRow(Row):
 @dataclass(frozen=True, kw_only=True)
 class FuseRow(Row):
     "Two methods that become a third."
-    kind: str = entry('', 'a name of `fuse.KINDS`')
+    kind: str = entry('', 'a name of `fuse.FUSIONS`')
     first: str = entry('', 'a method')
     second: str = entry('', 'another one')
-    alpha: Any = entry(None, 'share of the second; a list is a sweep')
-    xi: Any = entry(None, 'threshold; a list is a sweep')
+    alpha: float | list | None = entry(None, 'share of the second; a list is a sweep')
+    xi: float | list | None = entry(None, 'threshold; a list is a sweep')
     reading: str = entry('levels', 'of the threshold (B1)', ('levels', 'scaled'))
-    steps: Any = entry(None, 'of back projection')
+    steps: int | list | None = entry(None, 'of back projection')
     kernel: str = entry('gaussian', 'of back projection', ('gaussian', 'none'))
 
 # %% ../nbs/library/01_params.ipynb #b25196fe
@@ -256,8 +256,9 @@ def row(run: str,              # name of a row, in whichever block it stands
     p = current()
     known = {k: (b, r) for b in BLOCKS for k, r in (p.get(b) or {}).items()}
     block, given = known[choose(run, known, 'row', 'params.yaml')]
-    for key in change: choose(key, given, 'entry', f"change of row '{run}'")
-    return kind_of(block, given | change).read(given | change, name=name or run, block=block, profile=p['profile'])
+    kind = kind_of(block, given | change)
+    for key in change: choose(key, get_type_hints(kind), 'entry', f"change of row '{run}'")
+    return kind.read(given | change, name=name or run, block=block, profile=p['profile'])
 
 # %% ../nbs/library/01_params.ipynb #3bddc951
 def compose(profile: str, *overrides: str) -> Path:
