@@ -8,6 +8,7 @@ __all__ = ['PlainContent', 'PlainUpdate', 'leaf', 'parts', 'flops', 'product', '
 # %% ../../nbs/library/96_tools.bench_train.ipynb #ccec1045
 import copy, json, os, platform, sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import core, params
 from ..training import loop, methods
 from ..models.ranker import Ranker
-from ..params import Row
+from ..params import GeneratorRow
 from .bench import interleaved
 from ..training.losses import Content, RankContent, Term, total
 
@@ -92,11 +93,11 @@ def product(precision: str, device: torch.device) -> tuple[Callable, int]:
     a = torch.rand(n, n, device=device, dtype=torch.bfloat16 if precision == 'bf16' else torch.float32)
     return lambda: a @ a, 2 * n**3
 
-def train_step(row: Row, rounds: int = 7) -> dict:
+def train_step(row: GeneratorRow, rounds: int = 7) -> dict:
     "Times, operations and shares of a step of `row`, of its parts, of the plain step and of the step with a ranker as wide as its critic (as in the paper)."
-    ranker = {'depth': 12, 'nf': row.critic['nf']}
+    ranker = {'depth': 12, 'nf': row.critic.nf}
     device, compiled = core.device(), row.compile and not row.deterministic
-    row = Row(row, start='scratch')                                                   # weights do not matter here
+    row = replace(row, start='scratch')                                                   # weights do not matter here
     torch.manual_seed(0)
     hr = torch.rand(row.batch, 3, row.patch, row.patch, device=device)
     lr = hr[..., ::row.scale, ::row.scale].contiguous()
@@ -115,7 +116,7 @@ def train_step(row: Row, rounds: int = 7) -> dict:
         for name in ('plain step', 'step', 'step with ranker'):
             torch.cuda.reset_peak_memory_stats(); calls[name](); report[name]['peak bytes'] = torch.cuda.max_memory_allocated()
     seconds = {name: t['seconds'] for name, t in report.items()}
-    return {'row': row.name, 'profile': row.get('profile', ''), 'size': row.size, 'patch': row.patch, 'batch': row.batch, 'precision': row.precision, 'compile': row.compile, 'ranker': ranker,
+    return {'row': row.name, 'profile': row.profile, 'size': row.size, 'patch': row.patch, 'batch': row.batch, 'precision': row.precision, 'compile': row.compile, 'ranker': ranker,
             'samples a second': row.batch / seconds['step'], 'plain / ours': seconds['plain step'] / seconds['step'], 'with ranker / without': seconds['step with ranker'] / seconds['step'],
             'matrix rate': rate, 'peak bytes of the process': loop.memory(), 'times': report}
 

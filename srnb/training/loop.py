@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .. import core
 from ..core import Error, choose
+from ..params import Row
 from .losses import Critic, Term, total
 
 # %% ../../nbs/library/39_training.loop.ipynb #21873f68
@@ -224,12 +225,14 @@ def prepare(deterministic: bool = True, threads: int = 0):
 
 # %% ../../nbs/library/39_training.loop.ipynb #bfb2e5c9
 def key(*parts) -> str:
-    "A short hash of values and files, and of the code of every loaded module of this package."
+    "A short hash of rows, values and files, and of the code of every loaded module of this package."
     h = hashlib.sha256()
     for name, module in sorted(sys.modules.items()):
         if name.startswith('srnb.') and getattr(module, '__file__', None):
             h.update(ast.dump(ast.parse(Path(module.__file__).read_text())).encode())
-    for part in parts: h.update(part.read_bytes() if isinstance(part, Path) else json.dumps(part, sort_keys=True).encode())
+    for part in parts:
+        if isinstance(part, Row): part = part.entries()
+        h.update(part.read_bytes() if isinstance(part, Path) else json.dumps(part, sort_keys=True).encode())
     return h.hexdigest()[:12]
 
 def chance(state: dict | None = None) -> dict:
