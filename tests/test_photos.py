@@ -22,7 +22,7 @@ def attribution():
 @needs_data
 def test_every_photograph_is_attributed():
     rows = attribution()
-    there = {str(p.relative_to(data)) for p in data.rglob('*') if p.suffix in photos.KINDS}
+    there = {str(p.relative_to(data)) for p in data.rglob('*') if p.suffix in photos.SUFFIXES}
     assert {r['file'] for r in rows} == there
     for r in rows:
         assert r['licence'] in FREE and r['title'] and r['author'] and r['package'], r['file']
@@ -122,7 +122,7 @@ def test_a_killed_packing_leaves_nothing_behind(tmp_path):
     image.write(tmp_path/'a.png', torch.zeros(3, 8, 8))
     die = f'''
 import os
-from srnb import image, photos
+from srnb.data import photos
 photos.image.read = lambda path: os._exit(9)
 photos.pack(photos.find({str('folder:' + str(tmp_path))!r}), {str(tmp_path/'set')!r})
 '''
@@ -158,7 +158,7 @@ def test_public_sets_in_the_users_folder(tmp_path, name, count, sides):
 def test_the_gpu_cuts_the_same_crops(tmp_path):
     generator = torch.Generator().manual_seed(0)
     for k in range(3): image.write(tmp_path/f'{k}.png', torch.randint(0, 256, (3, 200 + k, 220), generator=generator).to(torch.uint8))
-    arena = photos.Arena(photos.pack(photos.pictures(tmp_path), tmp_path/'set'))
+    arena = photos.Arena(photos.pack(photos.image_files(tmp_path), tmp_path/'set'))
     cpu = pairs.Pairs(arena, 96, 8)
     for gpu in (pairs.Pairs(arena, 96, 8, device='cuda'), pairs.Pairs(arena, 96, 8, device='cuda', resident=False)):
         for n in range(3):

@@ -45,7 +45,7 @@ def shelf(name: str, file: str) -> Path:
 
 def pictures(folder: Path) -> dict[str, Path]:
     "The images anywhere under a folder, by their names in lower case."
-    return {p.stem.lower(): p for p in sorted(folder.rglob('*')) if p.suffix.lower() in photos.KINDS}
+    return {p.stem.lower(): p for p in sorted(folder.rglob('*')) if p.suffix.lower() in photos.SUFFIXES}
 
 def lines(path: Path, at_least: int) -> list[list[str]]:
     "The words of each line; one that is too short is an error with its number."
