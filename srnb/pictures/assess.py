@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from .. import core, params
 from ..data import image, photos, resize
 from ..metrics import registry
+from . import enlarge
 from ..training import methods, predicted
 from ..models.ledig import load_ledig
 from ..models.rrdbnet import load_public
@@ -27,11 +28,11 @@ def outside(name: str):
     return net.requires_grad_(False).to(core.device())
 
 PLAIN = {  # name: lr, hr → sr
-    'srresnet_ledig': lambda lr, hr: methods.super_resolve(outside('srresnet_ledig'), lr),     # a third party's trainings, from SRNB_WEIGHTS
-    'srgan_ledig':    lambda lr, hr: methods.super_resolve(outside('srgan_ledig'), lr),
-    'rrdb_esrgan':    lambda lr, hr: methods.super_resolve(outside('rrdb_esrgan'), lr),       # ESRGAN's published networks, for who has them
-    'rrdb_psnr_public': lambda lr, hr: methods.super_resolve(outside('rrdb_psnr'), lr),
-    'bicubic':     lambda lr, hr: methods.bicubic(lr),
+    'srresnet_ledig': lambda lr, hr: enlarge.super_resolve(outside('srresnet_ledig'), lr),     # a third party's trainings, from SRNB_WEIGHTS
+    'srgan_ledig':    lambda lr, hr: enlarge.super_resolve(outside('srgan_ledig'), lr),
+    'rrdb_esrgan':    lambda lr, hr: enlarge.super_resolve(outside('rrdb_esrgan'), lr),       # ESRGAN's published networks, for who has them
+    'rrdb_psnr_public': lambda lr, hr: enlarge.super_resolve(outside('rrdb_psnr'), lr),
+    'bicubic':     lambda lr, hr: enlarge.bicubic(lr),
     'bicubic_tf1': lambda lr, hr: resize.tf1_bicubic(lr, 4),
     'bicubic_float': lambda lr, hr: resize.imresize(lr, 4),                                   # 4PP-EUSR's: enlarged in floating point, rounded once
     'hr':          lambda lr, hr: hr,
@@ -44,7 +45,7 @@ def enlarger(run: str, name: str = ''):
     row = params.row(entry.get('row', run))
     net = methods.trained(row.name, '' if 'row' in entry else name)
     if 'path' in entry: net = predicted.Path(net, entry['path'])
-    return (lambda lr, hr: methods.super_resolve(net, lr, row.scale)), row.scale, row.seed
+    return (lambda lr, hr: enlarge.super_resolve(net, lr, row.scale)), row.scale, row.seed
 
 # %% ../../nbs/library/51_pictures.assess.ipynb #f220f2e0
 def assess(run: str,            # a row of params.yaml, or one of `PLAIN`
@@ -55,12 +56,12 @@ def assess(run: str,            # a row of params.yaml, or one of `PLAIN`
     "Write `out/sr/<name>/<set>/*.png`, `out/scores/<name>.csv` and its means as `.json`; the scores are returned."
     reference = {m: registry.metric(m).reference for m in metrics}       # a wrong name fails before the work, not after
     if run == 'hr': metrics = {m: p for m, p in metrics.items() if not reference[m]}   # an original differs from itself by nothing
-    enlarge, scale, seed = enlarger(run, name)
+    method, scale, seed = enlarger(run, name)
     files = [(s, path) for s, source in sets.items() for path in photos.find(source)]
     def pictures():
         for s, path in tqdm(files, desc=f'assess {name}', unit='photo'):
             hr = image.multiple(image.read(path), scale)[None] / 255
-            sr = image.quantize(enlarge(methods.degrade(hr, scale), hr)).cpu()
+            sr = image.quantize(method(enlarge.degrade(hr, scale), hr)).cpu()
             image.write(core.out('sr', name, s, f'{path.stem}.png'), sr[0])
             yield s, path.stem, sr, hr
     table = registry.table(name, seed, pictures(), metrics, mark=True)

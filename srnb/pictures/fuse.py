@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .. import core, params
 from ..data import image, photos
 from ..metrics import registry
-from . import assess, operators
+from . import assess, enlarge, operators
 from ..training import methods
 from ..core import Error, choose
 from ..params import Row
@@ -26,12 +26,12 @@ def _networks(row: Row):
     nets = [methods.trained(n) for n in (row.first, row.second)]
     def at(alpha):
         net = operators.interpolate(*nets, alpha)
-        return lambda lr, a, b: methods.super_resolve(net, lr, params.row(row.first).scale)
+        return lambda lr, a, b: enlarge.super_resolve(net, lr, params.row(row.first).scale)
     return at
 
 def _ensemble(row: Row):
     net, scale = methods.trained(row.first), params.row(row.first).scale
-    return lambda _: lambda lr, a, b: methods.super_resolve(lambda x: operators.self_ensemble(net, x), lr, scale)
+    return lambda _: lambda lr, a, b: enlarge.super_resolve(lambda x: operators.self_ensemble(net, x), lr, scale)
 
 KINDS = {  # name: (entry that may be a sweep, entries besides it, row → value → lr, first, second → sr)
     'networks':        ('alpha', [], _networks),
@@ -75,7 +75,7 @@ def run(name: str,            # a row of `fuse`
         for s, path in tqdm(files, desc=f'fuse {method}', unit='photo'):
             hr = image.multiple(image.read(path), 4)[None] / 255
             parents = [picture(m, s, path.stem) for m in (row.first, row.second)]
-            sr = image.quantize(function(methods.degrade(hr), *parents)).cpu()
+            sr = image.quantize(function(enlarge.degrade(hr), *parents)).cpu()
             image.write(core.out('sr', method, s, f'{path.stem}.png'), sr[0])
             yield s, path.stem, sr, hr
     parts = {m: registry.table(m, 0, pictures(m, make(value)), metrics, mark=True) for m, value in names(row).items()}

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import core, params
 from ..data import image, photos
 from ..metrics import niqe, registry
-from ..pictures import assess
+from ..pictures import assess, enlarge
 from ..training import loop, methods
 from ..core import Error, choose
 from ..data.photos import Arena
@@ -58,10 +58,10 @@ def renderer(source: str, scale: int):
         return read
     if '+' in source or '*' in source:
         net, its = blend(source)
-        enlarge = lambda lr, hr: methods.super_resolve(net, lr, its)
-    else: enlarge, its, _ = assess.enlarger(source)
+        method = lambda lr, hr: enlarge.super_resolve(net, lr, its)
+    else: method, its, _ = assess.enlarger(source)
     if its != scale: raise Error(f"level '{source}' enlarges by {its}, the rank dataset asks for {scale}.")
-    return lambda hr, stem: (image.quantize(enlarge(methods.degrade(hr, scale), hr)).cpu()[0] * 255).round().byte()
+    return lambda hr, stem: (image.quantize(method(enlarge.degrade(hr, scale), hr)).cpu()[0] * 255).round().byte()
 
 # %% ../../nbs/library/61_ranking.dataset.ipynb #2b77e317
 AS_PAPER = dict(patch=296, stride=200, last=True, sharpness=0, difference=0, most=0)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETS', 'INITS', 'CRITIC_NETS', 'TERMS', 'network', 'generator', 'critic', 'ranker', 'direct_niqe', 'terms', 'build',
-           'keep_up', 'trained', 'super_resolve', 'bicubic', 'degrade', 'Validation', 'learn']
+           'keep_up', 'trained', 'Validation', 'learn']
 
 # %% ../../nbs/library/44_training.methods.ipynb #61fad536
 import copy, os, shutil, sys, warnings
@@ -17,10 +17,10 @@ from .. import core, params
 from ..data import image, pairs
 from ..metrics import fidelity, niqe
 from ..models import eusr, layers
+from ..pictures import enlarge
 from . import loop, predicted
 from ..core import Error, choose
 from ..data.photos import Arena
-from ..data.resize import imresize8
 from ..models.critics import PlainCritic, VGGCritic
 from ..models.eusr import EUSR
 from ..models.features import features
@@ -114,26 +114,15 @@ def trained(run: str, name: str = '') -> nn.Module:
     net = core.load_model(network(row), name or run)
     return net.eval().requires_grad_(False).to(core.device())
 
-@torch.no_grad()
-def super_resolve(net, lr: Tensor, scale: int = 4, tile: int = 320) -> Tensor:
-    "`net` (a module or any function) on (n, 3, h, w) in tiles, rounded to 8 bit."
-    return image.quantize(image.tiled(net, lr.to(core.device()), scale, tile))
-
-def bicubic(lr: Tensor, scale: int = 4) -> Tensor: return imresize8(lr, scale)
-
-def degrade(hr: Tensor, scale: int = 4) -> Tensor:
-    "The papers' low resolution: MATLAB's bicubic of the 8-bit photograph, which rounds between its two passes and after them."
-    return imresize8(image.multiple(hr, scale), 1 / scale)
-
 class Validation:
     "PSNR, SSIM and NIQE (luma, shave 4) of `net` on the middle `size` pixels of a few photographs."
     def __init__(self, photographs: list[Tensor], scale: int, size: int = 296):
         self.hr = torch.stack([image.middle(x, size) / 255 for x in photographs if min(x.shape[-2:]) >= size])
-        self.lr, self.scale = degrade(self.hr, scale), scale
+        self.lr, self.scale = enlarge.degrade(self.hr, scale), scale
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
         mode = net.training
-        sr = torch.cat([super_resolve(net.eval(), x[None], self.scale) for x in self.lr]).cpu()
+        sr = torch.cat([enlarge.super_resolve(net.eval(), x[None], self.scale) for x in self.lr]).cpu()
         net.train(mode)
         return {'psnr': fidelity.psnr(sr, self.hr).mean().item(), 'ssim': fidelity.ssim(sr, self.hr).mean().item(), 'niqe': niqe.niqe(sr, crop=4).mean().item()}
 
