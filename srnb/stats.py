@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'mean_square_root', 'average', 'difference', 'percentiles', 'bootstrap', 'crossed', 'resamples', 'decision',
-           'srocc', 'spearman', 'same_order']
+           'direction', 'srocc', 'spearman', 'same_order']
 
 # %% ../nbs/library/02_stats.ipynb #397bc500
 from collections.abc import Callable, Iterator
@@ -70,6 +70,12 @@ def decision(low: float, high: float, bound: float = 0., side: str = 'below') ->
     if choose(side, ('below', 'above'), 'side') == 'above': low, high, bound = -high, -low, -bound
     if high < bound: return 'holds'
     return 'fails' if low > bound else 'undecided'
+
+# %% ../nbs/library/02_stats.ipynb #4be483d2
+def direction(low: float, high: float) -> str:
+    "lower, higher or undecided: on which side of zero does the interval of a difference lie?"
+    if high < 0: return 'lower'
+    return 'higher' if low > 0 else 'undecided'
 
 # %% ../nbs/library/02_stats.ipynb #ba6eba82
 def srocc(a, b, axis: int = -1) -> np.ndarray:

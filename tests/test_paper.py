@@ -13,7 +13,7 @@ from srnb.report import compare
 
 root = Path(__file__).parents[1]
 SCORES = 'import sys, pathlib\nm = sys.argv[1]\npathlib.Path("out/scores").mkdir(parents=True, exist_ok=True)\npathlib.Path(f"out/scores/{m}.csv").write_text("method,seed,set,image,metric,protocol,value\\n" + "".join(f"{m},0,set5,{i},psnr,\'luma, shave 4\',{28 + i}\\n" for i in (0, 1)).replace("\'", chr(34)))\n'
-CELLS = ['methods = ["bicubic_float"]', 'from srnb import tables\ntables.save(tables.beside(tables.means(tables.scores(methods)), tables.published("eusr_table_2")), "eusr_table_2")']
+CELLS = ['methods = ["bicubic_float"]', 'from srnb.report import published, results, tables\nours = results.mean_scores(results.scores(methods))\ntables.save_table(tables.beside(ours, published.cells("eusr_table_2")), "eusr_table_2")']
 
 
 @pytest.fixture

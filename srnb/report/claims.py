@@ -25,7 +25,7 @@ import numpy as np, pandas as pd
 
 from .. import core, params, stats
 from ..ranking import evaluate
-from . import tables
+from . import published, results
 from ..core import Error
 
 # %% ../../nbs/library/76_report.claims.ipynb #4a560eff
@@ -71,7 +71,7 @@ class Rankers:
 class Evidence(Rankers):
     "Scores of photographs and of rankers, as claims ask for them."
     def __init__(self, scores: pd.DataFrame, judged: Callable = evaluate.judgements_of, made_of: dict = {}):      # method: those whose pictures it is made of
-        self.scores, self.judged, self.made_of, self.stands = tables.first_protocol(scores.dropna(subset='value')), judged, made_of, {}
+        self.scores, self.judged, self.made_of, self.stands = results.first_protocol(scores.dropna(subset='value')), judged, made_of, {}
         metrics = set(self.scores.metric)
         if 'pi' not in metrics and 'niqe' in metrics: self.stands['pi'] = 'niqe'
 
@@ -116,9 +116,9 @@ class Evidence(Rankers):
 class Printed(Evidence):
     "The published numbers of one paper in the place of ours."
     def __init__(self, paper: str):
-        cells = tables.published()
+        cells = published.cells()
         cells = cells[cells.item.str.startswith(paper) | (cells.item.str.startswith('supplement') & (paper == 'ranksrgan'))]
-        self.networks = cells[cells.metric.isin(tables.OF_NETWORKS)].groupby(['method', 'metric']).published.first()
+        self.networks = cells[cells.metric.isin(published.OF_NETWORKS)].groupby(['method', 'metric']).published.first()
         means = cells[cells['set'].ne('')].groupby(['method', 'set', 'metric'], sort=False).published.mean().rename('value').reset_index()
         super().__init__(means.assign(image='mean', protocol='published', seed=0))
 
@@ -318,7 +318,7 @@ def table(evidence: Evidence = None) -> pd.DataFrame:
     "Every claim with its verdict, the number that decides it, and what the paper's printed numbers say."
     if not evidence:
         made_of = {name: (row['first'], row['second']) for name, row in (params.current().get('fuse') or {}).items()}
-        evidence = Evidence(tables.scores([p.stem for p in sorted((core.root()/'out'/'scores').glob('*.csv'))]), made_of=made_of)
+        evidence = Evidence(results.scores([p.stem for p in sorted((core.root()/'out'/'scores').glob('*.csv'))]), made_of=made_of)
     printed = {p: Printed(p) for p in PAPERS if p != 'esrgan'}
     rows = []
     for c in CLAIMS:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from .. import core, params
-from . import tables
+from . import results, tables
 from ..core import Error
 
 # %% ../../nbs/library/79_report.compare.ipynb #a3ec3b5a
 def means_agree(here: pd.DataFrame, there: pd.DataFrame) -> bool:
     "Do two files of tidy scores have the same means, each within the other's interval?"
     by = ['method', 'seed', 'set', 'metric', 'protocol']
-    a, b = (tables.means(t).set_index(by).sort_index() for t in (here, there))
+    a, b = (results.mean_scores(t).set_index(by).sort_index() for t in (here, there))
     if not a.index.equals(b.index): return False
     inside = lambda x, y: (x.value.between(y.low - 1e-9, y.high + 1e-9) | (x.value.isna() & y.value.isna())).all()
     return bool(inside(a, b) and inside(b, a))

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 
 from .. import core, params, stats
 from ..ranking import evaluate
-from . import tables
+from . import published, results, tables
 from ..core import Error
 from ..models.eusr import EUSR
 
@@ -99,7 +99,7 @@ def measured(means: pd.DataFrame, paper: str) -> pd.DataFrame:
 def lacking(at: tuple[str, str, str], ours: pd.DataFrame) -> str:
     "What is missing for a cell at (method, set, metric) that has no number."
     method, photographs, metric = at
-    names = {v: k for k, v in tables.SETS.items()} | {'pirm_val': 'PIRM self-validation'}
+    names = {v: k for k, v in published.SET_NAMES.items()} | {'pirm_val': 'PIRM self-validation'}
     if at in ours.index: return ours.loc[at, 'protocol'].removeprefix('not available: ')                  # the score table says it itself
     known = {k: set(ours.index.get_level_values(k)) for k in ('method', 'set', 'metric')}
     words = [w for w, there in ((f'method {method}', method in known['method']), (f'photographs {names.get(photographs, photographs)}', photographs in known['set']),
@@ -143,14 +143,14 @@ def table(item: str = '',                # one table of the papers, or all
           paper: dict = None,            # the papers'; the profile `paper`
          ) -> pd.DataFrame:
     "One line for every published number; `low` and `high` bound our value's 95 % interval over photographs."
-    cells, here, paper = tables.published(item), here or params.current(), paper or params.composed('paper')
-    if scores is None: scores = tables.scores([p.stem for p in sorted((core.root()/'out'/'scores').glob('*.csv'))])
-    means, known, short = tables.means(scores[scores.method.isin({*cells.method, scores.method.iloc[0]})]), params.rows(here), {}
+    cells, here, paper = published.cells(item), here or params.current(), paper or params.composed('paper')
+    if scores is None: scores = results.scores([p.stem for p in sorted((core.root()/'out'/'scores').glob('*.csv'))])
+    means, known, short = results.mean_scores(scores[scores.method.isin({*cells.method, scores.method.iloc[0]})]), params.rows(here), {}
     ours = {p: measured(means, p) for p in {i.split('_')[0] for i in cells.item}}
     found = []
     for c in cells.itertuples():
         at, table = (c.method, c.set, c.metric), ours[c.item.split('_')[0]]
-        if c.metric in tables.OF_NETWORKS: o = of_network(c.method, c.metric, known)
+        if c.metric in published.OF_NETWORKS: o = of_network(c.method, c.metric, known)
         elif at in table.index and not np.isnan(table.loc[at, 'value']): o = tuple(table.loc[at, ['value', 'low', 'high', 'protocol']])
         else: o = lacking(at, table)
         found.append((np.nan, np.nan, np.nan, '', o) if isinstance(o, str) else (*o, ''))
