@@ -18,13 +18,13 @@ from ..metrics import registry
 from . import enlarge
 from ..training import methods, predicted
 from ..models.ledig import load_ledig
-from ..models.rrdbnet import load_public
+from ..models.rrdbnet import load_rrdb
 
 # %% ../../nbs/library/51_pictures.assess.ipynb #c854bfd2
 @lru_cache(1)
 def outside(name: str):
     "A network that others trained, from `SRNB_WEIGHTS`."
-    net = load_public(core.weights(name)) if name.startswith('rrdb') else load_ledig(name)
+    net = load_rrdb(core.weights(name)) if name.startswith('rrdb') else load_ledig(name)
     return net.requires_grad_(False).to(core.device())
 
 PLAIN = {  # name: lr, hr → sr

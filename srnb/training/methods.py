@@ -16,29 +16,32 @@ from torch import Tensor, nn
 from .. import core, params
 from ..data import image, pairs
 from ..metrics import fidelity, niqe
-from ..models import eusr, layers
 from ..pictures import enlarge
 from . import loop, predicted
 from ..core import Error, choose
 from ..data.photos import Arena
-from ..models.critics import PlainCritic, VGGCritic
-from ..models.eusr import EUSR
+from ..models.critics import FlatCritic, PatchCritic, PlainCritic, VGGCritic
+from ..models.eusr import EUSR, init_eusr_authors, init_eusr_through
 from ..models.features import features
+from ..models.layers import init_through, init_xavier
 from ..models.ledig import LedigResNet, SRResNetBN
 from ..models.memory import MemoryNet
-from ..models.patch_critic import FlatCritic, PatchCritic
-from ..models.ranker import about, load
+from ..models.ranker import describe_ranker, load_ranker
 from ..models.rrdbnet import RRDBNet
 from ..models.srresnet import SRResNet
-from ..models.wide import WideNet, xavier
+from ..models.wide import WideNet
 from ..params import EusrRow, GeneratorRow, NetworkRow
 from .losses import CRITICS, Content, Critic, RankContent, Term, Watch, distance
 from .refresh import Places, RefreshUpdate
 
 # %% ../../nbs/library/44_training.methods.ipynb #e9c52c4e
 NETS = {'srresnet': SRResNet, 'srresnet_bn': SRResNetBN, 'ledig': LedigResNet, 'rrdbnet': RRDBNet, 'memory': MemoryNet, 'wide': WideNet, 'eusr': EUSR}
-INITS = {'default': lambda net: None, 'authors': eusr.authors, 'through': lambda net: (eusr if isinstance(net, EUSR) else layers).through(net)}
-CRITIC_NETS = {'vgg': VGGCritic, 'plain': lambda *size: xavier(PlainCritic(*size), slope=0.2), 'patch': PatchCritic, 'flat': FlatCritic}
+INITS = {
+    'default': lambda net: None,
+    'authors': init_eusr_authors,
+    'through': lambda net: init_eusr_through(net) if isinstance(net, EUSR) else init_through(net),
+}
+CRITIC_NETS = {'vgg': VGGCritic, 'plain': lambda *size: init_xavier(PlainCritic(*size), slope=0.2), 'patch': PatchCritic, 'flat': FlatCritic}
 
 def network(row: NetworkRow) -> nn.Module:
     "The network that `row` names, with torch's own weights."
@@ -69,9 +72,9 @@ TERMS = {  # name: row, critic → loss
 
 def ranker(row: GeneratorRow) -> nn.Module:
     "The trained ranker that `row` names."
-    patch = about(row.ranker)['patch']
+    patch = describe_ranker(row.ranker)['patch']
     if patch != row.patch: warnings.warn(f"ranker '{row.ranker}' learned from patches of {patch} px, '{row.name}' shows it {row.patch}.")
-    return load(row.ranker)
+    return load_ranker(row.ranker)
 
 def direct_niqe(sr: Tensor, hr: Tensor) -> Tensor:
     "NIQE itself, the mean of a batch."
@@ -97,7 +100,7 @@ def build(row: GeneratorRow) -> loop.GeneratorUpdate:
 
 def keep_up(row: GeneratorRow, parts: list[Term], args) -> RefreshUpdate:
     "The update of a row with `refresh`: {places, every, steps, batch, rate}; the levels that its ranker learned are there from the start."
-    known, r = about(row.ranker), row.refresh
+    known, r = describe_ranker(row.ranker), row.refresh
     lr, hr = pairs.batches(replace(row, patch=known['patch'], batch=r.places, seed=row.seed + 1000), 0, 'cpu').at(0)
     places = Places(lr, hr)
     for source in known['sources'].values():
@@ -137,7 +140,7 @@ def learn(row: GeneratorRow, processes: int = 0) -> pd.DataFrame:
     start = [core.model_path(n) for n in (row.start, row.ranker, *(predicted.predictors(row) if isinstance(row, EusrRow) else ())) if n and n != 'scratch']
     update = build(row)
     check = Validation(list(Arena(core.out('photos', 'valid'))), row.scale)
-    watch, rank = (Watch(*(about(row.ranker)[k] for k in ('low', 'high'))), next(t.loss for t in update.terms if t.name == 'rank')) if row.rank else (None, None)
+    watch, rank = (Watch(*(describe_ranker(row.ranker)[k] for k in ('low', 'high'))), next(t.loss for t in update.terms if t.name == 'rank')) if row.rank else (None, None)
     def validate():
         seen = check(update.result)
         if row.keep: update.keep(seen[row.keep])

@@ -20,7 +20,7 @@ from ..core import Error, choose
 from ..data.pairs import Pairs
 from ..data.photos import Arena
 from ..data.resize import imresize
-from ..models.nima import NIMA, SCORES, load, mean_score
+from ..models.nima import NIMA, SCORES, load_predictor, mean_score
 from ..params import EusrRow, GeneratorRow
 from .losses import Term, total
 
@@ -105,7 +105,7 @@ def terms(row: EusrRow) -> list[Term]:
         weights = {f'{who}_{what}': getattr(row, f'{who}_{what}') for what in ('score', 'features')}
         if not any(weights.values()): continue
         if who not in row.predictors: raise Error(f"row '{row.name}' gives {', '.join(k for k, w in weights.items() if w)} a weight but names no predictor '{who}': predictors: {{{who}: a row of `predictor`}}.")
-        judged = Judged(load(row.predictors[who]), row.score_form, row.score_reduction, row.score_alpha, max(1, len(row.passes))).to(core.device())
+        judged = Judged(load_predictor(row.predictors[who]), row.score_form, row.score_reduction, row.score_alpha, max(1, len(row.passes))).to(core.device())
         found += [Term(name, w, ScoreTerm(judged, {'score': 'score', 'features': 'represent'}[name.split('_')[1]])) for name, w in weights.items() if w]
     return found
 
