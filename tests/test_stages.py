@@ -1,0 +1,154 @@
+"Parameters and pipeline: profiles are alike, every row can be read, every notebook has its stage."
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from srnb import params
+from srnb.params import EusrRow, GeneratorRow, PredictorRow, RankerRow, RankSetRow, Row
+from srnb.pipeline import run
+
+root = Path(__file__).parents[1]
+paper = sorted(root.glob('nbs/paper/*.ipynb'))
+BY_HAND = {'00_data', '21_watch', '60_sweep', '60_user_study', '61_look', '62_protocols', '63_threshold',
+           '64_contradictions'}                               # for a person at the desk: no stage runs them
+
+pytestmark = pytest.mark.usefixtures('here')
+
+
+# profiles
+
+@pytest.fixture(scope='module')
+def profiles() -> dict[str, dict]:
+    "The parameters of each profile."
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(root)
+        return {p.stem: params.composed(p.stem) for p in sorted(root.glob('conf/profile/*.yaml'))}
+
+
+def leaves(tree, at=()) -> set[tuple]:
+    "The keys of a tree, down to values and to the sets that a profile names."
+    if not isinstance(tree, dict) or not tree or at in {('evaluate', 'sets'), ('numbers', 'sets')}: return {at}
+    return set().union(*(leaves(v, (*at, k)) for k, v in tree.items()))
+
+
+def test_profiles_have_the_same_keys(profiles):
+    keys = {name: leaves(p) for name, p in profiles.items()}
+    assert keys.keys() == {'tiny', 'mini', 'mini_sets', 'bench', 'paper'}
+    more = {('assess', name, 'source') for name in ('srresnet_ledig', 'srgan_ledig')}
+    assert keys['mini_sets'] - keys['mini'] == more
+    keys['mini_sets'] -= more
+    for name in keys: assert keys[name] == keys['mini'], f'{name} and mini differ in {keys[name] ^ keys["mini"]}'
+
+
+def test_params_are_the_composed_mini(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    head = subprocess.run(['git', 'show', 'HEAD:params.yaml'], cwd=root, capture_output=True, text=True)
+    if head.returncode: pytest.skip('params.yaml is not committed yet')
+    assert params.compose('mini').read_text() == head.stdout
+
+
+# rows
+
+KINDS = {'generator': GeneratorRow, 'pretrain': GeneratorRow, 'gan': GeneratorRow, 'ranksrgan': GeneratorRow,
+         'scored': EusrRow, 'rank_set': RankSetRow, 'ranker': RankerRow, 'predictor': PredictorRow}
+
+
+def test_every_row_of_every_profile_can_be_read(profiles):
+    for p in profiles.values():
+        for block in params.BLOCKS:
+            for name, given in p[block].items(): params.kind_of(block, given).read(given, name=name)
+        for name, given in p['assess'].items(): params.AssessRow.read(given, name=name)
+        for name, given in p['fuse'].items(): params.FuseRow.read(given, name=name)
+
+
+def own(value) -> bool:
+    "A value of this file, not one of the profile's numbers."
+    return '${' not in str(value)
+
+
+def differing(row: Row, entries: dict) -> list[str]:
+    "Entries that are not as the row has them."
+    nested = {k: getattr(row, k) for k in entries if isinstance(getattr(row, k), Row)}
+    return [k for k, v in entries.items() if (differing(nested[k], v) if k in nested else getattr(row, k) != v)]
+
+
+@pytest.mark.parametrize('path', sorted(root.glob('conf/row/*.yaml')), ids=lambda p: p.stem)
+def test_entries_of_conf_are_fields_of_their_rows(path):
+    "And where a file that stands on no other names a value, it is the field's default."
+    given = yaml.safe_load(path.read_text(encoding='utf-8'))
+    entries, kind = {k: v for k, v in given.items() if k != 'defaults'}, KINDS[path.stem]
+    assert entries.keys() <= kind().entries().keys()
+    values = {k: v for k, v in entries.items() if own(v)}
+    kind.read(values, name=path.stem)
+    if 'defaults' not in given: assert not differing(kind(), values)
+
+
+# stages
+
+@pytest.fixture(scope='module')
+def stages() -> dict:
+    "DVC's own reading of dvc.yaml: stage → command, dependencies, outputs."
+    script = '''
+import json
+from dvc.repo import Repo
+def about(s): return [s.cmd, [d.def_path for d in s.deps], [[o.def_path, o.can_push] for o in s.outs]]
+print(json.dumps({s.addressing: about(s) for s in Repo('.').index.stages if s.cmd}))
+'''
+    asked = [sys.executable, '-c', script]
+    return json.loads(subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True).stdout)
+
+
+def code(path: Path) -> str: return '\n\n'.join(c['source'] for c in run.code_cells(path))
+
+def runs(cmd) -> list[str]:
+    "The notebooks, or groups of them, that a stage's command names."
+    commands = cmd if isinstance(cmd, list) else [cmd]
+    found = [re.search(r'-m srnb\.pipeline\.run ((?:[\w.]+ ?)+)', c) for c in commands]
+    return [word for m in found if m for word in m[1].split()]
+
+
+def test_experiments_and_stages_match(stages):
+    used = [s for cmd, *_ in stages.values() for name in runs(cmd) for s in run.groups()[name]]
+    assert set(used) == {p.stem for p in paper} - BY_HAND
+    twice = {s for s in used if s[0] in '89' and used.count(s) > 1}
+    assert not twice, f'run by several stages: {twice}'
+
+
+def test_stages_depend_on_the_code_of_their_notebooks(stages):
+    for name, (cmd, deps, outs) in stages.items():
+        missing = {f'out/code/{s}.txt' for s in runs(cmd)} - {*deps}
+        assert not missing, f'{name} runs without depending on {missing}'
+        pushed = [o for o, push in outs if push and not o.startswith('out/code')]
+        assert not pushed, f'{name}: push: false is missing at {pushed}, or `dvc push` takes them into the store'
+
+
+def test_training_depends_on_no_plot():
+    used = {line.split()[0] for line in run.fingerprint('20_train_sr').splitlines()}
+    assert not [name for name in used if name.startswith(('srnb.report.', 'srnb.pipeline.'))]
+
+
+def test_figures_and_tables_wait_for_no_torch():
+    def imports(p): return [n for n in ast.walk(ast.parse(code(p))) if isinstance(n, ast.Import | ast.ImportFrom)]
+    pages = {p.stem: '\n'.join(map(ast.unparse, imports(p))) for p in paper if p.name[0] in '89'}
+    script = '''
+import json, sys, traceback
+class Refused(Exception): pass
+class Guard:
+    def find_spec(self, name, *more):
+        if name == 'torch': raise Refused
+sys.meta_path.insert(0, Guard())
+for page, lines in json.load(sys.stdin).items():
+    try: exec(lines, {})
+    except Refused as e:
+        files = [f.filename for f in traceback.extract_tb(e.__traceback__) if 'srnb' in f.filename]
+        print(page, 'by', files[-1])
+'''
+    asked = [sys.executable, '-c', script]
+    said = subprocess.run(asked, cwd=root, input=json.dumps(pages), capture_output=True, text=True, check=True).stdout
+    assert not said, f'pages that import torch:\n{said}'
