@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['LAYER_KINDS', 'LAYER_COLUMNS', 'LAYER_COLOURS', 'LAYER_WORDS', 'WIDE', 'THIN', 'GAP', 'INK', 'RED', 'GREEN', 'facts',
            'Call', 'listen', 'close', 'sum_of_two', 'side_by_side', 'source', 'LayerTable', 'layers',
-           'count_parameters', 'box_text', 'split_source', 'Drawing', 'drawn_size', 'draw_layers']
+           'total_parameters', 'box_text', 'split_source', 'Drawing', 'drawn_size', 'draw_layers']
 
 # %% ../../nbs/library/71_report.diagrams.ipynb #b72e6995
 import copy, itertools
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
-import numpy as np, pandas as pd
+import pandas as pd
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 # %% ../../nbs/library/71_report.diagrams.ipynb #dc7711ff
@@ -151,7 +151,7 @@ def layers(net, x) -> pd.DataFrame:
     table.place(heard.calls, [('in', heard.given)], parent=-1)
     return pd.DataFrame(table.rows)[LAYER_COLUMNS]
 
-def count_parameters(table: pd.DataFrame) -> int:
+def total_parameters(table: pd.DataFrame) -> int:
     "The parameters of the whole network, repetitions counted."
     def repeats(i): return 1 if i < 0 else table.times[i] * repeats(table.parent[i])
     single = table.index[table.kind != 'block']
@@ -225,8 +225,8 @@ class Drawing:
         pad = 0.3
         end, top, bottom = self.scope(i, x + pad + GAP)
         self.left[i], self.right[i] = x, end + pad
-        frame = FancyBboxPatch((x, -bottom - 0.5), end + pad - x, top + bottom + 0.6, facecolor='none', edgecolor='#777',
-                               lw=0.9, ls='--', boxstyle='round,pad=0,rounding_size=0.12')
+        frame = FancyBboxPatch((x, -bottom - 0.5), end + pad - x, top + bottom + 0.6, facecolor='none',
+                               edgecolor='#777', lw=0.9, ls='--', boxstyle='round,pad=0,rounding_size=0.12')
         self.ax.add_patch(frame)
         name = f"{row['name']}  ×{row.times}" if row.times > 1 else row['name']
         self.ax.text((x + end + pad) / 2, -bottom - 0.26, name, ha='center', va='center', fontsize=8, weight='bold')

@@ -31,7 +31,8 @@ DEFAULT_SET = {'ranksrgan': 'pirm_test', 'supplement': 'pirm_test', 'bigans': 'p
 
 METRIC_NAMES = {'PSNR': 'psnr', 'SSIM': 'ssim', 'NIQE': 'niqe', 'PI': 'pi', 'Perceptual score': 'pi', 'RMSE': 'rmse',
                 'SR score': 'ma', '10-Ma': '10-ma', 'SROCC': 'srocc', 'E(|SR1-SR2|)': 'distance',
-                'Number of params (K)': 'parameters_k', '# parameters (M)': 'parameters_m', 'Data Size (k)': 'patches_k'}
+                'Number of params (K)': 'parameters_k', '# parameters (M)': 'parameters_m',
+                'Data Size (k)': 'patches_k'}
 OF_NETWORKS = 'srocc', 'distance', 'parameters_k', 'parameters_m', 'patches_k'                # these belong to no set
 
 # %% ../../nbs/library/72_report.published.ipynb #e0eb2910

@@ -33,7 +33,7 @@ def first_protocol(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.protocol == table.groupby('metric').protocol.transform('first')]
 
 def shown(methods: list[str], protocol: str = '') -> pd.DataFrame:
-    "The scores that tables and figures show: of this run's methods, under one `protocol`, or under the first of each metric."
+    "What tables and figures show: scores of this run's methods under one `protocol`, or the first of each metric."
     table = scores(assessed(methods)).dropna(subset='value')
     table = table[table.protocol == protocol] if protocol else first_protocol(table)
     ma = table[table.metric == 'ma']
@@ -56,7 +56,8 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/library/73_report.results.ipynb #e46ad906
 def failed(table: pd.DataFrame, methods: list[str]) -> list[str]:
     "A sentence for each method that loses to bicubic in PSNR and in NIQE, over all photographs."
-    means = table.pivot_table(index='method', columns='metric', values='value').reindex(columns=['psnr', 'niqe']).dropna()
+    means = table.pivot_table(index='method', columns='metric', values='value')
+    means = means.reindex(columns=['psnr', 'niqe']).dropna()
     if 'bicubic' not in means.index: return []
     plain = means.loc['bicubic']
     said = []
@@ -64,7 +65,8 @@ def failed(table: pd.DataFrame, methods: list[str]) -> list[str]:
         if method not in means.index: continue
         own = means.loc[method]
         if own.psnr < plain.psnr and own.niqe > plain.niqe:
-            said.append(f"**{method} failed**: it loses to bicubic in PSNR ({own.psnr:.2f} against {plain.psnr:.2f} dB) "
+            said.append(f"**{method} failed**: it loses to bicubic in PSNR "
+                        f"({own.psnr:.2f} against {plain.psnr:.2f} dB) "
                         f"and in NIQE ({own.niqe:.2f} against {plain.niqe:.2f}).")
     return said
 

@@ -163,10 +163,10 @@ class Screen:
             self.box.children = [w.HTML('All answered: thank you.')]
             return
         q = self.session.left[0]
-        top, left = figures.busiest(figures.picture(core.out('sr', 'hr', q.set, f'{q.image}.png')), self.patch)
+        top, left = figures.busiest(figures.read_picture(core.out('sr', 'hr', q.set, f'{q.image}.png')), self.patch)
         columns = []
         for k, method in enumerate(q.shown):
-            picture = figures.picture(core.out('sr', method, q.set, f'{q.image}.png'))
+            picture = figures.read_picture(core.out('sr', method, q.set, f'{q.image}.png'))
             button = w.Button(description='this one' if len(q.shown) == 2 else 'best')
             button.on_click(lambda _, k=k: self.press(k))
             self.buttons.append(button)

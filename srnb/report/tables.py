@@ -25,8 +25,10 @@ def markdown(table: pd.DataFrame) -> str:
     lines = head + [[show(v) for v in line] for line in table.itertuples(index=False)]
     return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
-def save_table(table: pd.DataFrame, item: str, note: str = '', index: bool = False, show: pd.DataFrame | None = None) -> Path:
-    "Write `out/tables/<paper>/<item>.csv` in full precision and `<item>.md` to read, which may `show` another form of it."
+def save_table(table: pd.DataFrame, item: str, note: str = '', index: bool = False,
+               show: pd.DataFrame | None = None,      # another form of it, to read
+              ) -> Path:
+    "Write `out/tables/<paper>/<item>.csv` in full precision and `<item>.md` to read, with a note below."
     path = core.out('tables', item.split('_')[0], f'{item}.csv')
     with core.atomic(path) as part: table.to_csv(part, index=index)
     if show is None: show = table.reset_index() if index else table
@@ -39,7 +41,7 @@ def unavailable(cell, ours: pd.DataFrame) -> str:
     at = {'method': cell.method, 'set': cell.set, 'metric': cell.metric}
     missing = [f'{name} {value}' for name, value in at.items() if value not in ours.index.get_level_values(name)]
     reason = f"not available: {', '.join(missing) or 'this combination'}"
-    quoted = cell.method in [*cell.row.split('/'), *cell.column.split('/')]        # kept its printed name: no row of ours
+    quoted = cell.method in [*cell.row.split('/'), *cell.column.split('/')]  # kept its printed name: no row of ours
     return f'{reason}; the published number is quoted' if quoted else reason
 
 def beside(ours: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +60,7 @@ def beside(ours: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/library/74_report.tables.ipynb #1078b694
 def comparison(item: str,                                # a published table
                table: pd.DataFrame,                      # scores, as `results.shown` gives them
-               networks: pd.DataFrame | None = None,     # method, metric, value, low, high of what no set belongs to (SROCC …)
+               networks: pd.DataFrame | None = None,     # method, metric, value, low, high of `published.OF_NETWORKS`
               ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Ours beside every published cell; and our means where no published number belongs to them."
     cells, parts = published.cells(item), []
@@ -104,7 +106,8 @@ def caption(table: pd.DataFrame) -> str:
     if {*methods} & {*published.STAND_INS.values()}: words.append("PIQE takes Ma's place.")
     return ' '.join(words)
 
-def save_comparison(item: str, side: pd.DataFrame, here: pd.DataFrame, note: str, differences: pd.DataFrame | None = None):
+def save_comparison(item: str, side: pd.DataFrame, here: pd.DataFrame, note: str,
+                    differences: pd.DataFrame | None = None):
     "Both tables, `<item>` and `<item>_here`, and what `contrast` found, `<item>_differences`."
     save_table(side, item, f'Ours: {note}')
     save_table(here, f'{item}_here', note, show=wide(here) if len(here) else here)
@@ -116,7 +119,7 @@ def save_comparison(item: str, side: pd.DataFrame, here: pd.DataFrame, note: str
 def gain(table: pd.DataFrame, metric: str, base: str, methods: list[str]) -> pd.DataFrame:
     "Mean of `method - base` in each set, paired by photograph, with its interval."
     values = table[table.metric == metric]
-    values = values.pivot(index=['set', 'image'], columns='method', values='value')      # an error if two protocols are mixed
+    values = values.pivot(index=['set', 'image'], columns='method', values='value')  # an error if protocols are mixed
     ahead, rows = stats.difference(metric), []
     for method in methods:
         for s, pairs in values[[method, base]].groupby(level='set', sort=False):
@@ -132,8 +135,10 @@ def printed_difference(cells: pd.DataFrame, first: str, second: str, metric: str
         return found.published.iloc[0] if len(found) else np.nan
     return number(first) - number(second)
 
-def contrast(table: pd.DataFrame, pairs: list[tuple[str, str]], metrics=('niqe', 'psnr'), item: str = '') -> pd.DataFrame:
-    "`first - second` in each set and in all together; `word`: lower, higher or undecided. Pairs without scores are left out."
+def contrast(table: pd.DataFrame, pairs: list[tuple[str, str]], metrics=('niqe', 'psnr'),
+             item: str = '',                     # the published table whose differences stand beside
+            ) -> pd.DataFrame:
+    "`first - second` of the pairs that have scores, in each set and in all; `word`: lower, higher or undecided."
     parts = [table]
     if table['set'].nunique() > 1: parts.append(results.pooled(table))
     cells = published.cells(item) if item else pd.DataFrame(columns=['method', 'set', 'metric', 'published'])
@@ -159,15 +164,18 @@ def sentences(found: pd.DataFrame) -> str:
     "`contrast` in words: Markdown, a line for each pair and metric, over all photographs."
     lines = []
     for r in overall(found).itertuples():
-        line = f'- {r.metric.upper()} of `{r.first}` against `{r.second}`: {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.word}'
+        line = f'- {r.metric.upper()} of `{r.first}` against `{r.second}`: '
+        line += f'{r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.word}'
         if not np.isnan(r.published): line += f'; in the paper {r.published:+.2f}'
         lines.append(line + '.')
     return '\n'.join(lines) or 'Nothing to compare in this run.'
 
 # %% ../../nbs/library/74_report.tables.ipynb #ac23434a
-def typical(table: pd.DataFrame, first: str, second: str, metric: str = 'niqe', count: int = 4) -> list[tuple[str, str]]:
+def typical(table: pd.DataFrame, first: str, second: str, metric: str = 'niqe',
+            count: int = 4) -> list[tuple[str, str]]:
     "Set and name of the photographs around the median of `first - second`, in the order of that difference."
-    wide = table[table.metric == metric].pivot_table(index=['set', 'image'], columns='method', values='value', sort=False)
-    order = (wide[first] - wide[second]).sort_values(kind='stable').index
+    values = table[table.metric == metric]
+    values = values.pivot_table(index=['set', 'image'], columns='method', values='value', sort=False)
+    order = (values[first] - values[second]).sort_values(kind='stable').index
     middle = max(0, (len(order) - count) // 2)
     return list(order[middle:middle + count])
