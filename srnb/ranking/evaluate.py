@@ -9,6 +9,7 @@ __all__ = ['SCORE_SCALES', 'Judgements', 'trivial', 'hits', 'accuracy', 'accurac
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ff67e0b9
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np, pandas as pd
@@ -129,18 +130,17 @@ def ranker_report(judged: Judgements, means, draws: int = 400, seed: int = 0) ->
                          'patches': len(judged.label), 'photographs': len(np.unique(judged.photograph))})
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ad493a11
-def _read(ranker: str, end: str = '') -> pd.DataFrame:
-    path = core.out('ranker', f'{ranker}{end}.csv')
+def _read(ranker: str, path: Path) -> pd.DataFrame:
     if not path.exists(): raise Error(f"no {path.name} under out/ranker; run `dvc repro ranker@{ranker}`.")
     return pd.read_csv(path)
 
 def judgements_of(ranker: str) -> Judgements:
     "What a trained ranker said of its validation patches."
-    return Judgements.from_table(_read(ranker))
+    return Judgements.from_table(_read(ranker, core.out('ranker', f'{ranker}.csv')))
 
 def report_of(ranker: str) -> pd.DataFrame:
     "A trained ranker's report, by statistic."
-    return _read(ranker, '_report').set_index('statistic')
+    return _read(ranker, core.out('ranker', f'{ranker}_report.csv')).set_index('statistic')
 
 def level_means(ranker: str) -> np.ndarray:
     "The levels' mean labels on training patches, lower is better: all that the trivial ranker knows."
