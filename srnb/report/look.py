@@ -57,7 +57,7 @@ class Crops:
         "The photograph that is chosen, as a method made it; read once."
         key = method, self.photograph.value
         path = core.out('sr', method, f'{self.photograph.value}.png')
-        if key not in self.read: self.read[key] = figures.picture(path)
+        if key not in self.read: self.read[key] = figures.read_picture(path)
         return self.read[key]
 
 # %% ../../nbs/library/80_report.look.ipynb #377f1eb3
