@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .. import core, params
 from ..data import image, photos
-from ..metrics import niqe, registry
+from ..metrics import niqe, niqe_fast, registry
 from ..pictures import assess, enlarge
 from ..training import loop, methods
 from ..core import Error, choose
@@ -107,9 +107,9 @@ def sharpness(patches: Tensor) -> Tensor:
 def patch_labels(patches: Tensor, column: str, protocol: str = '') -> np.ndarray:
     "The metric of each 8-bit patch: (n, 3, h, w) → (n,), NaN where it is undefined."
     block = re.fullmatch(r'niqe_(\d+)', column)
-    if not block: return registry.label(patches, column, protocol).numpy()
+    if not block: return registry.score_patches(patches, column, protocol).numpy()
     seen, crop = registry.parse(protocol or registry.METRICS['niqe'].protocol)
-    return niqe.niqe_fast(patches, crop, int(block[1]), space={'y8': 'y'}.get(seen, seen), undefined='nan').numpy()
+    return niqe_fast.niqe_fast(patches, crop, int(block[1]), space={'y8': 'y'}.get(seen, seen), undefined='nan').numpy()
 
 def lower_is_better(column: str) -> bool:
     "Of a column of the dataset."
