@@ -1,5 +1,5 @@
-# make repro  from photographs to the first table, with params.yaml as it stands (profile=tiny|mini|bench|paper composes it first)
-# make all    every figure and table        make test  the tests        make lab  JupyterLab        make bench  speed of each part
+# `make` prints what there is. Variables: profile=tiny|mini|mini_sets|bench|paper composes params.yaml anew before anything runs; without it
+# params.yaml runs as it stands, edits included. PYTHON=python3.12 names another Python for the environment.
 SHELL := /bin/bash
 PYTHON ?= python3
 core := chain
@@ -8,46 +8,63 @@ parts := figures tables paper scores log ranker predictor analysis
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: repro all paper book test lab bench publish compose data
+.DEFAULT_GOAL := help
+.PHONY: help repro all paper book lab check test-fast test bench publish compose data
 
-repro: compose data
+help:                    ## this list
+	@echo 'Minutes are of two CPU cores; the first command also makes the environment (4 minutes, 7 GB in .venv).'; echo
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+# run
+
+repro: compose data      ## 25 min  from photographs to RankSRGAN and its first table, in out/ (profile=tiny: 5 min)
 	dvc repro $(core)
 	@python -m srnb.report.compare || true
 	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
-all: compose data
+all: compose data        ## hours   every network, figure, table and verdict (profile=tiny: 30 min)
 	dvc repro
 	@python -m srnb.report.compare || true
 
-test: data
-	nbdev_test --path nbs/library --n_workers 2
-	python -m pytest -q
-
-lab: data
-	jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb
-
-# one figure or table and no more (item=ranksrgan_table_4); without item the list of them
-paper: compose data
+paper: compose data      ## 5 s     the papers' figures and tables with their state; item=ranksrgan_table_4 makes one and what it needs
 	@python -m srnb.pipeline.items $(item)
 	$(if $(item),@python -m srnb.report.compare || true)
 
-# the notebooks as executed, as linked pages to read offline: out/book
-book: .venv/ready
+book: .venv/ready        ## 1 min   the executed notebooks as linked pages to read offline, in out/book
 	python -m srnb.pipeline.book
 
-bench: data
+lab: data                ## 10 s    JupyterLab at the notebooks, which it keeps clean as it saves them
+	jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+
+# check
+
+check: .venv/ready       ## 1 min   linter, types, order of the modules, srnb/ in step with its notebooks, notebooks clean
+	ruff check --quiet
+	mypy
+	python -m pytest -q tests/test_library.py
+
+test-fast: data          ## 5 min   library notebooks and the quick tests
+	nbdev_test --path nbs/library --n_workers 2
+	python -m pytest -q -m 'not slow and not browser' --durations=10
+
+test: check data         ## 40 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
+	nbdev_test --path nbs/library --n_workers 2
+	python -m pytest -q --durations=10
+
+bench: data              ## 10 min  speed of each part on this machine
 	python -m srnb.tools.bench
 	python -m srnb.tools.bench_train
 
 # keep this run's results for those who only read; parts='tables paper scores' where its figures show photographs that are not ours to pass on
-publish:
+publish:                 ## 1 s     keep this run in results/, for those who only read
 	p=results/$$(sed -n 's/^profile: //p' params.yaml); mkdir -p $$p; for f in $(parts); do rm -rf $$p/$$f; [ ! -e out/$$f ] || cp -r out/$$f $$p; done; find $$p -name '*.npz' -delete -o -regex '.*/\(ranker\|predictor\)/.*csv' ! -name '*_report.csv' -delete; cp params.yaml $$p
+
+# what the above stand on
 
 compose: .venv/ready
 	$(if $(profile),@python -m srnb.pipeline.run --compose $(profile))
 
-# the photographs lie in the repository's own store: no network
-data: .venv/ready
+data: .venv/ready        # the photographs lie in the repository's own store: no network
 	@dvc pull --quiet data.dvc
 
 .venv/ready: settings.ini setup.py constraints.txt
@@ -58,4 +75,6 @@ data: .venv/ready
 	# pyiqa asks for opencv-python, which asks for libGL; the headless build takes its place, so that only its files are left
 	pip install --quiet -c constraints.txt --force-reinstall --no-deps opencv-python-headless
 	rm -rf .venv/lib/python3*/site-packages/{opencv_python.libs,cv2/qt}
+	# how git merges and shows notebooks (.gitconfig, .gitattributes): nbdev_install_hooks would do it, and write into the user's home besides
+	[ ! -e .git ] || git config --get-all include.path '^\.\./\.gitconfig$$' >/dev/null || git config --add include.path ../.gitconfig
 	@touch $@
