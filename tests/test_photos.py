@@ -1,5 +1,10 @@
 """The photographs of the repository: complete, attributed, no photograph in two sets."""
-import csv, hashlib, itertools, os, subprocess, sys
+import csv
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -12,7 +17,7 @@ from srnb.core import Error
 root = Path(__file__).parents[1]
 data = root/'data'
 needs_data = pytest.mark.skipif(not (data/'ATTRIBUTION.csv').exists(), reason='data/ is not there: dvc pull data.dvc')
-FREE = {'CC0-1.0', 'public domain', 'CC-BY-2.0', 'CC-BY-3.0', 'CC-BY-4.0', 'CC-BY-SA-2.0', 'CC-BY-SA-3.0', 'CC-BY-SA-4.0'}
+FREE = {'CC0-1.0', 'public domain', *(f'CC-BY{kind}-{n}.0' for kind in ('', '-SA') for n in (2, 3, 4))}
 
 
 def attribution():
@@ -60,14 +65,15 @@ def likeness(a, b):
     a = a - a.mean((1, 2), keepdim=True)
     a = a / a.norm(dim=(1, 2), keepdim=True).clamp(min=1)
     b = (b - b.mean())[None, None]
-    spread = (F.avg_pool2d(b * b, (h, w), 1) - F.avg_pool2d(b, (h, w), 1)**2).clamp(min=1)      # the variance of each place
-    return (F.conv2d(b, a[:, None]) / (spread * h * w).sqrt()).amax((0, 2, 3))
+    variance = (F.avg_pool2d(b * b, (h, w), 1) - F.avg_pool2d(b, (h, w), 1)**2).clamp(min=1)     # of each place
+    return (F.conv2d(b, a[:, None]) / (variance * h * w).sqrt()).amax((0, 2, 3))
 
 
 def small(path, k):
     "The brightness of a photograph, reduced by `k`: (h, w)."
     with Image.open(path) as file:
-        return torch.from_numpy(np.asarray(file.convert('L').resize([max(1, round(s / k)) for s in file.size], Image.Resampling.BOX), np.float32))
+        size = [max(1, round(s / k)) for s in file.size]
+        return torch.from_numpy(np.asarray(file.convert('L').resize(size, Image.Resampling.BOX), np.float32))
 
 
 @needs_data
@@ -111,8 +117,10 @@ def test_odd_files_are_converted_and_said(tmp_path):
     "16-bit, grey, palette, CMYK and transparent photographs train like others; each says what it was."
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path/'sixteen.png')
-    for kind in ('L', 'P', 'LA', 'RGBA', 'CMYK'): Image.fromarray(grey).convert(kind).save(tmp_path/f'{kind}.{"tif" if kind == "CMYK" else "png"}')
-    with pytest.warns(UserWarning) as said: arena = photos.Arena(photos.pack(photos.find(f'folder:{tmp_path}'), tmp_path/'set'))
+    for kind in ('L', 'P', 'LA', 'RGBA'): Image.fromarray(grey).convert(kind).save(tmp_path/f'{kind}.png')
+    Image.fromarray(grey).convert('CMYK').save(tmp_path/'CMYK.tif')
+    with pytest.warns(UserWarning) as said:
+        arena = photos.Arena(photos.pack(photos.find(f'folder:{tmp_path}'), tmp_path/'set'))
     assert len(arena) == 6 == sum('converted to 8-bit RGB' in str(w.message) for w in said)
     for i in range(6): assert (arena[i][0].numpy().astype(int) - grey).__abs__().max() <= 1, arena.files[i]
 
@@ -135,29 +143,36 @@ photos.pack(photos.find({str('folder:' + str(tmp_path))!r}), {str(tmp_path/'set'
 def test_a_full_disk_is_one_clear_error(tmp_path):
     image.write(tmp_path/'a.png', torch.zeros(3, 64, 64))
     if not Path('/dev/full').exists(): pytest.skip('no /dev/full here')
+    real = open
+    def full(file, mode='r', *args, **more):
+        packing = str(file).endswith('.part.npy') and mode == 'wb'
+        return real('/dev/full' if packing else file, mode, *args, **more)
     with pytest.MonkeyPatch.context() as m:
-        real = open
-        m.setattr('builtins.open', lambda file, *args, **kw: real('/dev/full' if str(file).endswith('.part.npy') and args[:1] == ('wb',) else file, *args, **kw))
+        m.setattr('builtins.open', full)
         with pytest.raises(Error, match='no space left on the disk'): photos.pack([tmp_path/'a.png'], tmp_path/'set')
     assert not (tmp_path/'set.npy').exists()
 
 
 @pytest.mark.skipif('SRNB_DATA' not in os.environ, reason='SRNB_DATA is not set')
 @pytest.mark.filterwarnings('ignore:.*converted to 8-bit RGB')                # Set14 has grey photographs
-@pytest.mark.parametrize('name, count, sides', [('set5', 5, (228, 512)), ('set14', 14, (248, 768)), ('bsd100', 100, (320, 480))])
+@pytest.mark.parametrize('name, count, sides', [
+    ('set5', 5, (228, 512)), ('set14', 14, (248, 768)), ('bsd100', 100, (320, 480))])
 def test_public_sets_in_the_users_folder(tmp_path, name, count, sides):
     folder = Path(os.environ['SRNB_DATA'])/'test'/name
     if not folder.is_dir(): pytest.skip(f'{folder} is not there')
     arena = photos.Arena(photos.pack(photos.find(name), tmp_path/name, multiple=4))
     assert len(arena) == count
     assert all(h % 4 == w % 4 == 0 for h, w in zip(arena.heights, arena.widths))
-    assert min(arena.heights.min(), arena.widths.min()) >= sides[0] and max(arena.heights.max(), arena.widths.max()) <= sides[1]
+    assert min(arena.heights.min(), arena.widths.min()) >= sides[0]
+    assert max(arena.heights.max(), arena.widths.max()) <= sides[1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
 def test_the_gpu_cuts_the_same_crops(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    for k in range(3): image.write(tmp_path/f'{k}.png', torch.randint(0, 256, (3, 200 + k, 220), generator=generator).to(torch.uint8))
+    for k in range(3):
+        x = torch.randint(0, 256, (3, 200 + k, 220), generator=generator)
+        image.write(tmp_path/f'{k}.png', x.to(torch.uint8))
     arena = photos.Arena(photos.pack(photos.image_files(tmp_path), tmp_path/'set'))
     cpu = pairs.Pairs(arena, 96, 8)
     for gpu in (pairs.Pairs(arena, 96, 8, device='cuda'), pairs.Pairs(arena, 96, 8, device='cuda', resident=False)):
@@ -165,4 +180,4 @@ def test_the_gpu_cuts_the_same_crops(tmp_path):
             (lr, hr), (lr_gpu, hr_gpu) = cpu.at(n), next(gpu)
             assert (hr - hr_gpu.cpu()).abs().max() < 1e-6
             off = (lr - lr_gpu.cpu()).abs()
-            assert off.max() < 1.1 / 255 and (off > 1e-6).float().mean() < 1e-3      # rounding may fall the other way at a half
+            assert off.max() < 1.1 / 255 and (off > 1e-6).float().mean() < 1e-3    # a half may be rounded the other way

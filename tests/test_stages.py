@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from srnb import params
-from srnb.params import EusrRow, GeneratorRow, PredictorRow, RankerRow, RankSetRow, Row
 from srnb.pipeline import run
+from srnb.params import EusrRow, GeneratorRow, PredictorRow, RankSetRow, RankerRow, Row
 
 root = Path(__file__).parents[1]
 paper = sorted(root.glob('nbs/paper/*.ipynb'))
