@@ -22,7 +22,7 @@ from .. import core, params
 from ..data import image, photos
 from ..metrics import niqe, niqe_fast, registry
 from ..pictures import assess, enlarge
-from ..training import loop, methods
+from ..training import checkpoints, methods
 from ..core import Error, choose
 from ..data.photos import Arena
 from ..metrics.fidelity import plane
@@ -181,7 +181,7 @@ def train_valid_split(table: pd.DataFrame, by: str, valid: float, seed: int) -> 
 def level_rows(levels: dict[str, str]) -> set[str]:
     "The rows whose networks the levels are made of."
     made = [source for source in levels.values() if not source.startswith('folder:')]
-    return {name for source in made for name, _ in blend_terms(source)} - {*assess.PLAIN}
+    return {name for source in made for name, _ in blend_terms(source)} - {*assess.BUILT_IN}
 
 class Draft:
     "A rank dataset that is being made: what it is made of, and where its parts wait."
@@ -197,7 +197,7 @@ class Draft:
 
         given = [[(p.name, p.stat().st_size) for p in photos.find(s)] for s in self.levels.values() if s.startswith('folder:')]
         files = [self.arena.path.with_suffix('.csv'), *(core.model_path(name) for name in sorted(rows))]
-        self.folder = core.out('scratch', f'{row.name}-{loop.key(row, given, *files)}')
+        self.folder = core.out('scratch', f'{row.name}-{checkpoints.key(row, given, *files)}')
         self.numbers = self.fitting()
         self.stems = {i: Path(self.arena.files[i]).stem for i in self.numbers}
 
