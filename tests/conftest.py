@@ -1,9 +1,15 @@
-"What the tests share: the repository or an empty one as working directory, what is committed, copies of it."
+"What the tests share: the repository or an empty one as working directory, copies of it, one run of all stages."
+import hashlib
+import os
+import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from srnb import core
 
@@ -49,3 +55,75 @@ def duplicate(committed):
 def copy(tmp_path_factory, duplicate) -> Path:
     "A copy to export, clean and compose in; without photographs and results."
     return duplicate(tmp_path_factory.mktemp('copy')/'srnb', without=('store', 'results'))
+
+
+# the pipeline at its smallest, run once
+
+OURS = {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+        'SRNB_DEVICE': 'cpu', 'CUDA_VISIBLE_DEVICES': '', 'OMP_WAIT_POLICY': 'passive',
+        **{f'GIT_{who}_{what}': value for who in ('AUTHOR', 'COMMITTER')
+           for what, value in {'NAME': 'test', 'EMAIL': 'test@example.invalid'}.items()}}
+environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'DVC_ROOT')} | OURS
+
+
+class Clone:
+    "A working copy in which commands are run."
+    def __init__(self, folder: Path): self.folder, self.environment = folder, environment
+
+    def __truediv__(self, path): return self.folder/path
+
+    def sh(self, *words, status=0, timeout=5400) -> str:
+        "What a command printed; it must end with `status`."
+        p = subprocess.run(words, cwd=self.folder, env=self.environment, text=True, timeout=timeout,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert p.returncode == status, f'{" ".join(words)} → {p.returncode}\n{p.stdout[-4000:]}'
+        return p.stdout
+
+    def run(self, *words) -> str:
+        "What the runner of notebooks printed."
+        return self.sh('python', '-m', 'srnb.pipeline.run', *words)
+
+    def repro(self, *targets) -> set[str]:
+        "The stages that `dvc repro` ran, `code` aside: that one always runs."
+        said = self.sh('dvc', 'repro', *targets)
+        return {*re.findall(r"^Running stage '(.+)':", said, re.M)} - {'code'}
+
+    def error(self, *words, status=1) -> str:
+        "The message with which a command failed; there must be no traceback."
+        said = self.sh(*words, status=status)
+        assert 'Traceback' not in said, said
+        return said
+
+    def set(self, at: str, value):
+        "Change one entry of params.yaml; the old value."
+        *above, last = at.split('.')
+        tree = everything = yaml.safe_load((self/'params.yaml').read_text())
+        for key in above: tree = tree[key]
+        old, tree[last] = tree[last], value
+        (self/'params.yaml').write_text(yaml.safe_dump(everything, sort_keys=False))
+        return old
+
+    def bytes(self, *paths) -> dict[str, str]:
+        "The digest of each file."
+        return {p: hashlib.sha256((self/p).read_bytes()).hexdigest() for p in paths}
+
+
+@pytest.fixture(scope='session')
+def clone(tmp_path_factory, duplicate) -> Clone:
+    "A copy with the photographs of its own store and a cache of its own, composed to `tiny`."
+    there = Clone(duplicate(tmp_path_factory.mktemp('clone')/'srnb'))
+    (there/'dvc.lock').unlink(missing_ok=True)
+    there.sh('dvc', 'pull', '-q', 'data.dvc')
+    there.run('--compose', 'tiny')
+    there.sh('git', 'add', '-A')
+    there.sh('git', 'commit', '-q', '-m', 'tiny')
+    return there
+
+
+@pytest.fixture(scope='session')
+def chain(clone) -> Clone:
+    "The clone after a complete run; `ran` are its stages."
+    begun = time.monotonic()
+    clone.ran = clone.repro()
+    print(f'tiny: {time.monotonic() - begun:.0f} s')
+    return clone
