@@ -3,7 +3,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 core := chain
-parts := figures tables paper scores log ranker predictor analysis
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -56,8 +55,8 @@ bench: data              ## 10 min  speed of each part on this machine
 	python -m srnb.tools.bench_train
 
 # keep this run's results for those who only read; parts='tables paper scores' where its figures show photographs that are not ours to pass on
-publish:                 ## 1 s     keep this run in results/, for those who only read
-	p=results/$$(sed -n 's/^profile: //p' params.yaml); mkdir -p $$p; for f in $(parts); do rm -rf $$p/$$f; [ ! -e out/$$f ] || cp -r out/$$f $$p; done; find $$p -name '*.npz' -delete -o -regex '.*/\(ranker\|predictor\)/.*csv' ! -name '*_report.csv' -delete; cp params.yaml $$p
+publish: .venv/ready     ## 1 s     keep this run in results/, for those who only read
+	python -m srnb.pipeline.publish $(parts)
 
 # what the above stand on
 
