@@ -11,6 +11,7 @@ import yaml
 
 from srnb import params
 from srnb.pipeline import run
+from srnb.pipeline.stages import MARK, pipeline_text
 from srnb.params import EusrRow, GeneratorRow, PredictorRow, RankSetRow, RankerRow, Row
 
 root = Path(__file__).parents[1]
@@ -35,6 +36,11 @@ def leaves(tree, at=()) -> set[tuple]:
     "The keys of a tree, down to values and to the sets that a profile names."
     if not isinstance(tree, dict) or not tree or at in {('evaluate', 'sets'), ('numbers', 'sets')}: return {at}
     return set().union(*(leaves(v, (*at, k)) for k, v in tree.items()))
+
+
+def test_parameters_say_first_that_they_are_composed(profiles):
+    for p in profiles.values(): assert next(iter(p)) == 'composed'
+    assert (root/'params.yaml').read_text(encoding='utf-8').startswith(f"composed: {profiles['tiny']['composed']}\n")
 
 
 def test_profiles_have_the_same_keys(profiles):
@@ -126,6 +132,18 @@ def test_stages_depend_on_the_code_of_their_notebooks(stages):
         assert not missing, f'{name} runs without depending on {missing}'
         pushed = [o for o, push in outs if push and not o.startswith('out/code')]
         assert not pushed, f'{name}: push: false is missing at {pushed}, or `dvc push` takes them into the store'
+
+
+def test_lists_of_stages_are_read_off_the_notebooks(profiles):
+    text = (root/'dvc.yaml').read_text(encoding='utf-8')
+    assert text == pipeline_text(profiles['tiny']), 'a notebook reads something else: run `python -m srnb.pipeline.stages`'
+    assert text == pipeline_text(profiles['paper'])
+
+
+def test_what_figures_and_tables_read_is_not_listed_by_hand(stages):
+    marked = re.findall(rf'^  (\w+):\n(?:    (?!deps).*\n)*    deps: {MARK}$', (root/'dvc.yaml').read_text(encoding='utf-8'), re.M)
+    late = {name for name, (cmd, *_) in stages.items() if any(word[0] in '789' for word in runs(cmd))}
+    assert {*marked} == late - {'verdicts'}                    # which asks whatever has been scored, folder by folder
 
 
 def test_training_depends_on_no_plot():
