@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np, pandas as pd
 
 from .. import core, params, stats
+from ..core import Error, choose
 from ..ranking import evaluate
 from . import published, results, tables
-from ..core import Error, choose
 
 # %% ../../nbs/library/76_report.claims.ipynb #2513446c
 COMPARISONS = {
@@ -137,11 +137,11 @@ def draws_over_seeds(draws: np.ndarray, rng: np.random.Generator, count: int = 2
     seeds, n = draws.shape
     return [np.mean([draws[s, rng.integers(n)] for s in rng.integers(seeds, size=seeds)]) for _ in range(count)]
 
-# %% ../../nbs/library/76_report.claims.ipynb #245789f4
+# %% ../../nbs/library/76_report.claims.ipynb #1d2afcf5
 class Networks:
     "What rankers and predictors said, as comparisons ask for it."
-    def __init__(self, judgements: Callable, level_means: Callable, seeds: list[int] | None = None):
-        self.judgements, self.level_means, self.seeds = judgements, level_means, seeds
+    def __init__(self, judgements: Callable, level_means: Callable | None = None, seeds: list[int] | None = None):
+        self.judgements, self.level_means, self.seeds, self.known = judgements, level_means, seeds, {}
 
     def judged(self, c: Comparison, seed: int = 0) -> list[evaluate.Judgements]:
         "Of a ranker, and of its rival if that is one, too."
@@ -153,19 +153,25 @@ class Networks:
             raise Missing(f'{c.first} and {c.second} on the same patches')
         return found
 
+    def drawn(self, c: Comparison, seed: int = 0) -> tuple[float, list[float], int]:
+        "The number of one seed, those of resamples of photographs, and how many photographs there are."
+        if (c, seed) not in self.known:
+            judged = self.judged(c, seed)
+            draws = [over_rival(c, [j.take(k) for j in judged]) for k in stats.resamples(judged[0].photograph)]
+            self.known[c, seed] = over_rival(c, judged), draws, len(set(judged[0].photograph))
+        return self.known[c, seed]
+
     def of_ranker(self, c: Comparison, turn: bool = False, seed: int | None = None,
                   rng: np.random.Generator | None = None) -> Answer:
         "The number of a ranker: of all seeds together, or of one by its place in `seeds`."
-        seeds = self.seeds or [0]
-        judged = [self.judged(c, s) for s in (seeds if seed is None else [seeds[seed]])]
-        sign = -1 if turn else 1
-        numbers = sign * np.array([over_rival(c, j) for j in judged])
-        draws = [[over_rival(c, [r.take(k) for r in j]) for k in stats.resamples(j[0].photograph)] for j in judged]
-        draws = sign * np.array(draws)
+        seeds, sign = self.seeds or [0], -1 if turn else 1
+        found = [self.drawn(c, s) for s in (seeds if seed is None else [seeds[seed]])]
+        numbers, draws, photographs = zip(*found)
+        numbers, draws = sign * np.array(numbers), sign * np.array(draws)
         drawn = draws[0] if len(draws) == 1 else draws_over_seeds(draws, rng or np.random.default_rng(0))
         estimate = numbers.mean(), *np.nanpercentile(drawn, [2.5, 97.5])
         name = 'SROCC' if c.metric == 'srocc' else c.metric
-        return answer_to(c, estimate, turn, name, seeds=len(judged), photographs=len(set(judged[0][0].photograph)))
+        return answer_to(c, estimate, turn, name, seeds=len(found), photographs=photographs[0])
 
     def of_predictor(self, c: Comparison) -> Answer:
         "A predictor's correlation, from its report."
@@ -174,12 +180,12 @@ class Networks:
         line = pd.read_csv(path).set_index('statistic').loc[c.metric]
         return answer_to(c, (line.predictor, line.low, line.high), name='SROCC', photographs=int(line.photographs))
 
-# %% ../../nbs/library/76_report.claims.ipynb #e11da9d3
+# %% ../../nbs/library/76_report.claims.ipynb #f919a10f
 class Evidence(Networks):
     "Scores of photographs, and what rankers and predictors said, as comparisons ask for them."
     def __init__(self, scores: pd.DataFrame,
                  judgements: Callable = evaluate.judgements_of,
-                 level_means: Callable = evaluate.level_means,
+                 level_means: Callable | None = None,   # of a ranker: what its trivial rival knows
                  made_of: dict = {},                    # method: those whose pictures it is made of
                  seeds: list[int] | None = None):       # None: all that both methods have, and of a ranker the first
         super().__init__(judgements, level_means, seeds)
