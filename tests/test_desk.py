@@ -22,16 +22,20 @@ root = Path(__file__).parents[1]
 chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
 
 
-def test_index_is_written_from_the_notebooks(monkeypatch):
-    monkeypatch.chdir(root)
-    assert (root/'nbs/index.ipynb').read_text(encoding='utf-8') == index.notebook(), 'a notebook came, went or changed its title: run `python -m srnb.pipeline.index`'
+@pytest.mark.usefixtures('here')
+def test_index_is_written_from_the_notebooks():
+    text = (root/'nbs/index.ipynb').read_text(encoding='utf-8')
+    why = 'a notebook came, went or changed its title: run `python -m srnb.pipeline.index`'
+    assert text == index.index_notebook(), why
 
 
 def test_index_leads_to_every_notebook_and_says_what_it_is():
-    text = '\n'.join(''.join(c['source']) for c in json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells'])
+    cells = json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells)
     found = dict(re.findall(r'^- \[[^\]]+\]\(([^)]+)\):? ?(.*)$', text, re.M))
     assert found.keys() == {str(p.relative_to(root/'nbs')) for p in root.glob('nbs/*/*.ipynb')}
-    assert not [name for name, said in found.items() if len(said) < 10], 'a notebook without a sentence: its first cell wants a line that begins with >'
+    silent = [name for name, said in found.items() if len(said) < 10]
+    assert not silent, f'{silent} say nothing of themselves: their first cells want a line that begins with >'
 
 
 # a real browser
@@ -47,7 +51,8 @@ def wait(ready, what: str, seconds: float = 120):
 
 def answer(url: str):
     "JSON at an address, None while nobody answers."
-    with contextlib.suppress(urllib.error.URLError, ConnectionError, ValueError, TimeoutError), urllib.request.urlopen(url, timeout=5) as r: return json.loads(r.read())
+    silent = urllib.error.URLError, ConnectionError, ValueError, TimeoutError
+    with contextlib.suppress(*silent), urllib.request.urlopen(url, timeout=5) as reply: return json.loads(reply.read())
 
 
 @contextlib.contextmanager
@@ -83,49 +88,88 @@ class Browser:
         return said['result'].get('value')
 
     def drag(self, x: float, y: float, by: float):
-        for kind, at in ('mouseMoved', x), ('mousePressed', x), ('mouseMoved', x + by / 2), ('mouseMoved', x + by), ('mouseReleased', x + by):
-            self.send('Input.dispatchMouseEvent', type=kind, x=at, y=y, button='left', buttons=int(kind != 'mouseReleased'), clickCount=int(kind != 'mouseMoved'))
+        "Press the left button at (x, y) and release it `by` pixels further to the right."
+        def mouse(kind, at):
+            held = {'button': 'left', 'buttons': int(kind != 'mouseReleased'), 'clickCount': int(kind != 'mouseMoved')}
+            self.send('Input.dispatchMouseEvent', type=kind, x=at, y=y, **held)
+        mouse('mouseMoved', x)
+        mouse('mousePressed', x)
+        for at in x + by / 2, x + by: mouse('mouseMoved', at)
+        mouse('mouseReleased', x + by)
 
 
 PICTURES = '''[...document.querySelectorAll('img.widget-image')].filter(i => i.naturalWidth).map(i => {
     const c = document.createElement('canvas'); c.width = i.naturalWidth; c.height = i.naturalHeight;
     c.getContext('2d').drawImage(i, 0, 0); return c.toDataURL() })'''
-HANDLE = '''(() => { const h = document.querySelectorAll('.noUi-handle')[1]; if (!h) return null; h.scrollIntoView({block: 'center'});
-    const b = h.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()'''
+HANDLE = '''(() => {
+    const h = document.querySelectorAll('.noUi-handle')[1];
+    if (!h) return null;
+    h.scrollIntoView({block: 'center'});
+    const b = h.getBoundingClientRect();
+    return [b.x + b.width / 2, b.y + b.height / 2] })()'''
+CELLS = "document.querySelectorAll('.jp-Notebook .jp-CodeCell').length >= 3 && !!window.jupyterapp"
+IDLE = "!!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"
+RUN = "window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)"
 
 
-@pytest.mark.skipif(chromium is None, reason='no Chromium on this machine (Debian: apt install chromium)')
-def test_a_slider_moves_the_pictures(tmp_path):
-    desk_folder = tmp_path/'srnb'
-    (desk_folder/'nbs/paper').mkdir(parents=True)
-    for name in 'settings.ini', 'dvc.yaml': (desk_folder/name).touch()
-    shutil.copy(root/'nbs/paper/61_look.ipynb', desk_folder/'nbs/paper')
+def three_pictures(page, unlike=()) -> list[str]:
+    "The pictures of the page, once there are three, none of which stood there before."
+    found = page.run(PICTURES)
+    return found if len(found) == 3 and all(a != b for a, b in zip(unlike, found)) else []
+
+
+@pytest.fixture
+def desk(toy) -> Path:
+    "A repository with pictures of three methods, and the notebook that shows them."
+    (toy/'nbs/paper').mkdir(parents=True)
+    shutil.copy(root/'nbs/paper/61_look.ipynb', toy/'nbs/paper')
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     for method in 'hr', 'bicubic', 'srgan':
-        path = desk_folder/'out/sr'/method/'classic/noise.png'
+        path = toy/'out/sr'/method/'classic/noise.png'
         path.parent.mkdir(parents=True)
         Image.fromarray(np.roll(noise, len(method), 1)).save(path)
+    return toy
+
+
+def jupyterlab(desk: Path, port: int) -> list[str]:
+    "A JupyterLab of its own, which opens no browser and asks nobody for news."
+    server = {'port': port, 'port_retries': 0, 'ip': '127.0.0.1', 'root_dir': desk, 'allow_root': True}
+    app = {'expose_app_in_browser': True, 'news_url': None, 'check_for_updates_class': 'jupyterlab.NeverCheckForUpdate'}
+    options = [f'--ServerApp.{k}={v}' for k, v in server.items()] + [f'--LabApp.{k}={v}' for k, v in app.items()]
+    return [sys.executable, '-m', 'jupyterlab', '--no-browser', '--IdentityProvider.token=desk', *options]
+
+
+def headless(profile: Path) -> list[str]:
+    "A Chromium without a window, which says where it listens."
+    return [chromium, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
+            '--remote-debugging-port=0', f'--user-data-dir={profile}', '--window-size=1400,1400', 'about:blank']
+
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium is None, reason='no Chromium on this machine (Debian: apt install chromium)')
+def test_a_slider_moves_the_pictures(desk, tmp_path):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    lab = [sys.executable, '-m', 'jupyterlab', '--no-browser', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--ServerApp.ip=127.0.0.1', '--IdentityProvider.token=desk', f'--ServerApp.root_dir={desk_folder}',
-           '--ServerApp.allow_root=True', '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
-    own = {'JUPYTER_CONFIG_DIR': str(tmp_path/'config'), 'JUPYTER_DATA_DIR': str(tmp_path/'data'), 'JUPYTER_RUNTIME_DIR': str(tmp_path/'runtime'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp_path/'workspaces'),
-           'JUPYTERLAB_SETTINGS_DIR': str(tmp_path/'lab_settings'), 'IPYTHONDIR': str(tmp_path/'ipython'), 'JUPYTER_PREFER_ENV_PATH': '1'}
-    profile = tmp_path/'chromium'
-    look = [chromium, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--remote-debugging-port=0', f'--user-data-dir={profile}', '--window-size=1400,1400', 'about:blank']
-    with running(lab, cwd=desk_folder, env=os.environ | own), running(look):
-        wait(lambda: answer(f'http://127.0.0.1:{port}/api/status?token=desk'), 'JupyterLab')
-        gate = wait(lambda: (profile/'DevToolsActivePort').exists() and (profile/'DevToolsActivePort').read_text().splitlines()[:1], 'Chromium')[0]
-        pages = wait(lambda: [p for p in answer(f'http://127.0.0.1:{gate}/json/list') or [] if p['type'] == 'page'], 'a page of Chromium')
+    folders = {'JUPYTER_CONFIG_DIR': 'config', 'JUPYTER_DATA_DIR': 'data', 'JUPYTER_RUNTIME_DIR': 'runtime',
+               'JUPYTERLAB_WORKSPACES_DIR': 'workspaces', 'JUPYTERLAB_SETTINGS_DIR': 'lab_settings',
+               'IPYTHONDIR': 'ipython'}
+    own = {name: str(tmp_path/folder) for name, folder in folders.items()} | {'JUPYTER_PREFER_ENV_PATH': '1'}
+    profile, lab = tmp_path/'chromium', f'http://127.0.0.1:{port}'
+    listens = profile/'DevToolsActivePort'
+    with running(jupyterlab(desk, port), cwd=desk, env=os.environ | own), running(headless(profile)):
+        wait(lambda: answer(f'{lab}/api/status?token=desk'), 'JupyterLab')
+        gate = wait(lambda: listens.exists() and listens.read_text().splitlines()[:1], 'Chromium')[0]
+        shown = lambda: answer(f'http://127.0.0.1:{gate}/json/list') or []
+        pages = wait(lambda: [p for p in shown() if p['type'] == 'page'], 'a page of Chromium')
         page = Browser(pages[0]['webSocketDebuggerUrl'])
         with contextlib.closing(page.socket):
-            page.send('Page.navigate', url=f'http://127.0.0.1:{port}/lab/tree/nbs/paper/61_look.ipynb?token=desk&reset')
-            wait(lambda: page.run("document.querySelectorAll('.jp-Notebook .jp-CodeCell').length >= 3 && !!window.jupyterapp"), 'the notebook')
-            wait(lambda: page.run("!!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"), 'its kernel')
-            page.run("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-            before = wait(lambda: len(p := page.run(PICTURES)) == 3 and p, 'three pictures')
-            x, y = wait(lambda: page.run(HANDLE), 'a slider')
-            page.drag(x, y, 60)
-            after = wait(lambda: len(p := page.run(PICTURES)) == 3 and all(a != b for a, b in zip(before, p)) and p, 'three other pictures after the slider moved')
+            page.send('Page.navigate', url=f'{lab}/lab/tree/nbs/paper/61_look.ipynb?token=desk&reset')
+            wait(lambda: page.run(CELLS), 'the notebook')
+            wait(lambda: page.run(IDLE), 'its kernel')
+            page.run(RUN)
+            before = wait(lambda: three_pictures(page), 'three pictures')
+            page.drag(*wait(lambda: page.run(HANDLE), 'a slider'), 60)
+            after = wait(lambda: three_pictures(page, before), 'three other pictures after the slider moved')
             assert len({*before, *after}) == 6

@@ -136,12 +136,14 @@ def test_stages_depend_on_the_code_of_their_notebooks(stages):
 
 def test_lists_of_stages_are_read_off_the_notebooks(profiles):
     text = (root/'dvc.yaml').read_text(encoding='utf-8')
-    assert text == pipeline_text(profiles['tiny']), 'a notebook reads something else: run `python -m srnb.pipeline.stages`'
+    why = 'a notebook reads something else: run `python -m srnb.pipeline.stages`'
+    assert text == pipeline_text(profiles['tiny']), why
     assert text == pipeline_text(profiles['paper'])
 
 
 def test_what_figures_and_tables_read_is_not_listed_by_hand(stages):
-    marked = re.findall(rf'^  (\w+):\n(?:    (?!deps).*\n)*    deps: {MARK}$', (root/'dvc.yaml').read_text(encoding='utf-8'), re.M)
+    text = (root/'dvc.yaml').read_text(encoding='utf-8')
+    marked = re.findall(rf'^  (\w+):\n(?:    (?!deps).*\n)*    deps: {MARK}$', text, re.M)
     late = {name for name, (cmd, *_) in stages.items() if any(word[0] in '789' for word in runs(cmd))}
     assert {*marked} == late - {'verdicts'}                    # which asks whatever has been scored, folder by folder
 

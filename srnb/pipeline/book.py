@@ -265,7 +265,7 @@ def make_book(limit: float = 40e6) -> Path:
     first.write_text(document('srnb', front(found, pages, titles)), encoding='utf-8')
     sizes = {path.name: path.stat().st_size for path in part.iterdir()}
     if sum(sizes.values()) > limit:
-        largest = ', '.join(sorted(sizes, key=sizes.get, reverse=True)[:3])
+        largest = ', '.join(sorted(sizes, key=lambda name: -sizes[name])[:3])
         raise Error(f'the book would take {sum(sizes.values()) / 1e6:.0f} MB, {limit / 1e6:.0f} at most; '
                     f'the largest pages are {largest}.')
     book = core.root()/'out'/'book'

@@ -8,7 +8,7 @@ __all__ = ['ipython_folder', 'notebooks', 'code_cells', 'parameter_names', 'valu
            'write_code']
 
 # %% ../../nbs/library/84_pipeline.run.ipynb #22eca0c1
-import argparse, ast, errno, hashlib, importlib.util, json, os, shutil, sys, tempfile, time
+import argparse, ast, errno, hashlib, importlib.util, json, os, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +38,7 @@ def parameter_names(stem: str) -> list[str]:
         raise Error(f"{path}: {len(cells)} cells have the tag 'parameters', one must; "
                     "set it in JupyterLab's property inspector.")
     lines = ast.parse(cells[0]['source']).body
-    return [target.id for line in lines if isinstance(line, ast.Assign) for target in line.targets]
+    return [ast.unparse(name) for line in lines if isinstance(line, ast.Assign) for name in line.targets]
 
 # %% ../../nbs/library/84_pipeline.run.ipynb #3026d1fc
 def value(text: str):

@@ -30,7 +30,7 @@ def imported(tree: ast.AST, package: str = '') -> dict[str, str]:
 
 def defined(tree: ast.Module) -> dict[str, ast.AST]:
     "Functions, classes and constants of a module: name → the part of the tree that makes it."
-    found = {}
+    found: dict[str, ast.AST] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef): found[node.name] = node
         if isinstance(node, ast.Assign):

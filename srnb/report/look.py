@@ -9,8 +9,6 @@ __all__ = ['PROTOCOLS', 'photographs_of', 'box', 'Crops', 'protocols']
 import numpy as np, pandas as pd
 
 from .. import core
-from ..data import image
-from ..metrics import registry
 from . import figures
 from ..core import Error
 from .study import png
@@ -21,12 +19,12 @@ def photographs_of(method: str) -> list[str]:
     files = sorted((core.root()/'out'/'sr'/method).glob('*/*.png'))
     return [f'{p.parent.name}/{p.stem}' for p in files]
 
-def box(image: np.ndarray, x: float, y: float, size: int) -> np.ndarray:
+def box(picture: np.ndarray, x: float, y: float, size: int) -> np.ndarray:
     "The square of `size` pixels at (x, y), both 0…1 of the way it can move."
-    h, w = image.shape[:2]
+    h, w = picture.shape[:2]
     size = min(size, h, w)
     top, left = round(y * (h - size)), round(x * (w - size))
-    return image[top:top + size, left:left + size]
+    return picture[top:top + size, left:left + size]
 
 # %% ../../nbs/library/80_report.look.ipynb #dbf6879c
 class Crops:
