@@ -33,7 +33,7 @@ book: .venv/ready        ## 1 min   the executed notebooks as linked pages to re
 	python -m srnb.pipeline.book
 
 lab: data                ## 10 s    JupyterLab at the notebooks, which it keeps clean as it saves them
-	jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+	jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
 
 # check
 
@@ -54,8 +54,7 @@ bench: data              ## 10 min  speed of each part on this machine
 	python -m srnb.tools.bench
 	python -m srnb.tools.bench_train
 
-# keep this run's results for those who only read; parts='tables paper scores' where its figures show photographs that are not ours to pass on
-publish: .venv/ready     ## 1 s     keep this run in results/, for those who only read
+publish: .venv/ready     ## 1 s     keep this run in results/ for those who only read (parts='tables paper scores' without pictures)
 	python -m srnb.pipeline.publish $(parts)
 
 # what the above stand on

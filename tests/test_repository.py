@@ -1,10 +1,14 @@
 "What a stranger meets first: the front door, names, requirements."
 import re
+import subprocess
+import sys
 from configparser import ConfigParser
 from importlib.metadata import distribution, distributions, requires
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 root = Path(__file__).parents[1]
@@ -18,6 +22,96 @@ def texts(committed) -> dict[Path, str]:
     "Everything committed that can be read."
     own = [p for p in committed if p.suffix in TEXT and p.relative_to(root).parts[0] != 'store']
     return {p: p.read_text(encoding='utf-8') for p in own}
+
+
+# the front door
+
+DOORS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'results/README.md']
+README = (root/'README.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('door', DOORS)
+def test_what_it_tells_you_to_type_exists(door):
+    text, make = (root/door).read_text(encoding='utf-8'), (root/'Makefile').read_text(encoding='utf-8')
+    stages = yaml.safe_load((root/'dvc.yaml').read_text(encoding='utf-8'))['stages']
+    def at(name): return root/f'{name.replace(".", "/")}.py'
+    assert not [m for m in re.findall(r'python -m (srnb[\w.]*\w)', text) if not at(m).exists()]
+    assert not [t for t in re.findall(r'(?:^|`)make ([a-z-]+)', text, re.M) if not re.search(rf'^{t}:', make, re.M)]
+    assert not {s for asked in re.findall(r'dvc repro ([\w ]+\w)', text) for s in asked.split()} - stages.keys()
+    links = re.findall(r'\]\((?!http|#)([^)]+)\)', text)
+    assert not [link for link in links if not (root/door).parent.joinpath(link).exists()]
+
+
+def test_make_prints_its_targets():
+    asked = subprocess.run(['make'], cwd=root, capture_output=True, text=True, check=True).stdout
+    make = (root/'Makefile').read_text(encoding='utf-8')
+    targets = {*re.search(r'^\.PHONY: (.*)', make, re.M)[1].split()} - {'compose', 'data'}
+    assert {*re.findall(r'^  make (\S+) +\S', asked, re.M)} == targets
+
+
+def test_layout_names_every_package():
+    packages = {p.parent.name for p in root.glob('srnb/*/__init__.py')}
+    alone = {p.stem for p in root.glob('srnb/*.py') if not p.name.startswith('_')}
+    named = re.findall(r'^    (\w+(?:, \w+)*)  ', README, re.M)
+    assert {word for line in named for word in line.split(', ')} == packages | alone
+
+
+def test_nbdev_leaves_the_readme_alone(copy):
+    "`nbdev_prepare` would render it from the notebook that settings.ini names: there must be none."
+    before = (copy/'README.md').read_bytes()
+    script = 'from nbdev.quarto import nbdev_readme; nbdev_readme.__wrapped__(chk_time=True)'
+    said = subprocess.run([sys.executable, '-c', script], cwd=copy, capture_output=True, text=True, check=True).stdout
+    assert 'Could not find' in said and (copy/'README.md').read_bytes() == before
+
+
+# what it says of the published run
+
+published = root/'results/mini_sets'
+RESULTS = (root/'results/README.md').read_text(encoding='utf-8')
+
+
+@pytest.fixture(scope='module')
+def claims() -> pd.DataFrame:
+    table = pd.read_csv(published/'paper/claims.csv')
+    return table.assign(verdict=table.verdict.str.split(':').str[0])
+
+
+def test_results_open_with_the_published_verdicts():
+    lines = (published/'paper/verdicts.md').read_text(encoding='utf-8').splitlines()
+    table = [line for line in lines if line.startswith('|')]
+    assert '\n'.join(table) in RESULTS
+    names, numbers = ([c.strip() for c in line.strip('|').split('|')] for line in (table[0], table[-1]))
+    of = dict(zip(names, numbers))
+    assert (f"Of the {of['numbers']} numbers that the papers print, {of['reproduced']} are reproduced, "
+            f"{of['same order']} more are ordered as in the paper, {of['differs']} differ") in README
+
+
+def test_sentences_are_the_published_ones(claims):
+    n = claims.verdict.value_counts()
+    decided = f"{n['holds']} hold, {n['fails']} fail, {n['undecided']} are undecided"
+    assert f'{len(claims)} sentences that can be true or false, {decided}.' in README
+    assert (f"{len(claims)} sentences of the papers that can be true or false, {decided}, "
+            f"{n['not available']} cannot be asked") in RESULTS
+    listed = re.findall(r'^\* \*\*(\w+)\*\*: (“.*)$', RESULTS, re.M)
+    quoted = {s: word for word, line in listed for s in re.findall('“(.*?)”', line)}
+    assert len(quoted) >= 15 and quoted.items() <= {*zip(claims.sentence, claims.verdict)}
+
+
+def shown(value: float) -> str: return f'{value:+.2f}'.replace('-', '−')
+
+
+def test_three_seeds_are_the_published_ones():
+    "The table of three seeds, number by number, and the one that README repeats."
+    rows = re.findall(r'^\|[^|]*\| (\S+, \S+, \S+) \| (\S+ \[\S+, \S+\]) \|', RESULTS, re.M)
+    found = pd.read_csv(published/'tables/claims/claims_seeds.csv')
+    made = set()
+    for _, t in found.groupby('claim'):
+        t = t.set_index('seed')
+        value, low, high = map(shown, t.loc['all seeds', ['value', 'low', 'high']])
+        made.add((', '.join(shown(t.value[f'seed {s}']) for s in range(3)), f'{value} [{low}, {high}]'))
+    assert len(rows) >= 7 and {*rows} <= made
+    repeated = re.search(r'fails at this scale: (\S+ \[\S+, \S+\]) over three seeds', README)[1]
+    assert repeated in {together for _, together in made}
 
 
 # names and requirements
@@ -80,3 +174,9 @@ def test_opencv_asks_for_no_screen():
 def test_the_store_holds_the_photographs_and_no_more(committed):
     sizes = [p.stat().st_size for p in committed if p.relative_to(root).parts[0] == 'store']
     assert 0 < sum(sizes) <= 30e6
+
+
+def test_version_to_cite_is_the_version():
+    ini = ConfigParser(delimiters=['='])
+    ini.read(root/'settings.ini')
+    assert yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))['version'] == ini['DEFAULT']['version']
