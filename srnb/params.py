@@ -8,10 +8,10 @@ __all__ = ['BLOCKS', 'entry', 'Row', 'LearningRow', 'CriticRow', 'RefreshRow', '
            'compose', 'composed', 'rows', 'names_in', 'ancestors']
 
 # %% ../nbs/library/01_params.ipynb #4149ccf3
-import dataclasses, json, re, tempfile
+import dataclasses, re, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -33,7 +33,8 @@ class Row:
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
-            if values := f.metadata['values']: choose(getattr(self, f.name), values, f.name.replace('_', ' '), f"row '{self.name}'")
+            if not (values := f.metadata['values']): continue
+            choose(getattr(self, f.name), values, f.name.replace('_', ' '), f"row '{self.name}'")
 
     @classmethod
     def read(cls, given: dict, **more) -> 'Row':
@@ -72,7 +73,8 @@ class LearningRow(Row):
 @dataclass(frozen=True, kw_only=True)
 class CriticRow(Row):
     "The discriminator of a generator's row."
-    net: str = entry('vgg', "layout: VGG style, without batch norm, or 4PP-EUSR's two (P5)", ('vgg', 'plain', 'patch', 'flat'))
+    net: str = entry('vgg', "layout: VGG style, without batch norm, or 4PP-EUSR's two (P5)",
+                     ('vgg', 'plain', 'patch', 'flat'))
     kind: str = entry('vanilla', 'what it is asked', ('vanilla', 'without_log', 'relativistic'))
     halved: bool = entry(True, 'relativistic losses halved as in the code, or summed as in the text (E2)')
     nf: int = entry(64, 'channels of its first stage')
@@ -95,7 +97,7 @@ class NetworkRow(LearningRow):
     size: dict = entry({}, "the network's own arguments: {nf, blocks}")
     scale: int = entry(4, 'of enlargement')
     start: str = entry('scratch', 'or the row whose weights it begins with')
-    init: str = entry('default', "from scratch: torch's own, the authors', or `through`, which begins as an enlargement",
+    init: str = entry('default', "from scratch: torch's own, the authors', or through, which begins as an enlargement",
                       ('default', 'authors', 'through'))
     photos: str = entry('train', 'packed photographs to learn from')
     round_lr: bool = entry(True, 'low resolution as an 8-bit file holds it, or unrounded (R19)')
@@ -124,7 +126,8 @@ class GeneratorRow(NetworkRow):
     rank: float = entry(0., 'weight of the rank-content loss; 0.03 is the weight of a sum over a batch of 8 (R5)')
     ranker: str = entry('', 'a row of `ranker`')
     rank_reduction: str = entry('sum', 'as the code; or mean (R5)', ('sum', 'mean'))
-    rank_mode: str = entry('eval', 'batch norm of the fixed ranker: eval as the text, train as the code (R6)', ('eval', 'train'))
+    rank_mode: str = entry('eval', 'batch norm of the fixed ranker: eval as the text, train as the code (R6)',
+                           ('eval', 'train'))
     rank_bias: float = entry(0., 'R_bias; a regression ranker predicts the metric itself and wants about its mean here')
     refresh: RefreshRow = entry(RefreshRow(), "with places: the ranker trains on with the generator's own pictures")
     direct: float = entry(0., 'weight of NIQE itself, differentiable')
@@ -142,8 +145,10 @@ class EusrRow(GeneratorRow):
     aesthetic_features: float = entry(0., 'weight of its representation')
     subjective_score: float = entry(0., 'weight of the score of the second')
     subjective_features: float = entry(0., 'weight of its representation')
-    score_form: str = entry('paper', "of the mean scores, as the equations; the code's compares the ten probabilities", ('paper', 'code'))
-    score_reduction: str = entry('mean', 'of the representation losses, as the code; the equations sum 1,280 squares (P3)', ('mean', 'sum'))
+    score_form: str = entry('paper', "of the mean scores, as the equations; the code's compares the ten probabilities",
+                            ('paper', 'code'))
+    score_reduction: str = entry('mean', 'of the representation losses, as the code; equations sum 1,280 squares (P3)',
+                                 ('mean', 'sum'))
     score_alpha: float = entry(0.8, "share of the original's score that is enough")
 
 # %% ../nbs/library/01_params.ipynb #8e3c54e1
@@ -160,7 +165,7 @@ class RankSetRow(Row):
     stride: int = entry(200, '200 in the paper, 148 in the code (R10)')
     last: bool = entry(True, "the position that just fits: true in the paper's counts, false in the code")
     sharpness: float = entry(0., 'least of a patch: 0 in the paper, 40 in the code (R12)')
-    difference: float = entry(0., 'least of the metric between the two close levels: 0 in the paper, 0.1 in the code (R12)')
+    difference: float = entry(0., 'least of the metric between the close levels: 0 in the paper, 0.1 in the code (R12)')
     difference_metric: str = entry('niqe', 'of which metric')
     difference_protocol: str = entry('gray, shave 0', "the code's choice uses another NIQE than its labels")
     most: int = entry(200, 'patches of a photograph: 0 (all) in the paper, 200 in the code (R12)')
@@ -174,7 +179,8 @@ class RankerRow(LearningRow):
     "A network that orders patches."
     dataset: str = entry('rank', 'a row of `rank_dataset`')
     metric: str = entry('niqe', 'a column of the dataset')
-    labels: str = entry('value', 'value (code), order (3-2-1 of the text, R11), level (model classification)', ('value', 'order', 'level'))
+    labels: str = entry('value', 'value (code), order (3-2-1 of the text, R11), level (model classification)',
+                        ('value', 'order', 'level'))
     levels: list = entry([], "some of the dataset's; [] is all")
     most: int = entry(0, 'patches to learn from, 0 is all; rank dataset 1 is a tenth')
     crop: int = entry(0, 'px of a patch that it sees, anywhere in it; 0 is all')
@@ -202,11 +208,13 @@ class PhaseRow(Row):
 @dataclass(frozen=True, kw_only=True)
 class PredictorRow(LearningRow):
     "A network that says what people would say of a picture."
-    ratings: str = entry('synthetic', "ava and tid2013 (the user's, in SRNB_DATA), or a ladder of distortions rated by a metric")
+    ratings: str = entry('synthetic', "ava, tid2013 (the user's, in SRNB_DATA), or a ladder of distortions: "
+                                      'synthetic (rated by SSIM), synthetic_tone (by PSNR)')
     photos: str = entry('train', 'packed photographs, which the ladder distorts')
     backbone: str = entry('mobilenet_v2', "the paper's; lite0 is small and comes with the installation")
     dropout: float = entry(0.75, 'only in the code (P7)')
-    form: str = entry('paper', 'of the squared earth mover distance: paper (sum) or code (root of the mean, P4)', ('paper', 'code'))
+    form: str = entry('paper', 'of the squared earth mover distance: paper (sum) or code (root of the mean, P4)',
+                      ('paper', 'code'))
     patch: int = entry(224, 'px that it sees')
     valid: float = entry(0.1, 'share of the photographs that are held out; ava and tid2013 have their own')
     places: int = entry(4, 'in each held-out photograph')
@@ -242,7 +250,7 @@ def current() -> dict:
     "All of `params.yaml`."
     path = root()/'params.yaml'
     if not path.exists(): raise Error(f"{path} is missing; `make compose profile=mini` writes it.")
-    return yaml.load(path.read_text(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))      # six times as fast where libyaml is
+    return yaml.load(path.read_text(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))     # libyaml is six times as fast
 
 def kind_of(block: str, given: dict) -> type[Row]:
     "The kind of row that stands in a block."
@@ -268,21 +276,24 @@ def compose(profile: str, *overrides: str) -> Path:
     from hydra.errors import HydraException
     with atomic(root()/'params.yaml') as part:
         try: compose_and_dump(part, str(root()/'conf'), None, 'config', str(root()), [f'profile={profile}', *overrides])
-        except HydraException as e: raise Error(f"profile '{profile}' cannot be composed: {str(e).splitlines()[0]}") from e
+        except HydraException as e:
+            raise Error(f"profile '{profile}' cannot be composed: {str(e).splitlines()[0]}") from e
     return root()/'params.yaml'
 
 def composed(profile: str) -> dict:
     "The parameters of a profile; `params.yaml` stays as it is."
     from dvc.utils.hydra import compose_and_dump
     with tempfile.TemporaryDirectory() as folder:
-        compose_and_dump(f'{folder}/params.yaml', str(root()/'conf'), None, 'config', str(root()), [f'profile={profile}'])
+        chosen = [f'profile={profile}']
+        compose_and_dump(f'{folder}/params.yaml', str(root()/'conf'), None, 'config', str(root()), chosen)
         return yaml.safe_load(Path(folder, 'params.yaml').read_text())
 
 # %% ../nbs/library/01_params.ipynb #859a3e2f
 def rows(params: dict) -> dict[str, dict]:
-    "Every row of every block that trains or makes something, by its name; also methods that are another row's network, used otherwise."
+    "Every row that trains or makes something, by its name; also methods that are another row's network."
     blocks = [{k: v for k, v in (params.get('assess') or {}).items() if isinstance(v, dict) and 'row' in v}]
-    blocks += [v for k, v in params.items() if isinstance(v, dict) and k not in ('assess', 'evaluate', 'numbers', 'photos')]
+    others = 'assess', 'evaluate', 'numbers', 'photos'
+    blocks += [v for k, v in params.items() if isinstance(v, dict) and k not in others]
     return {name: given for block in blocks for name, given in block.items() if isinstance(given, dict)}
 
 def names_in(value) -> set[str]:

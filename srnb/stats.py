@@ -46,7 +46,7 @@ def bootstrap(values, statistic: Callable = np.mean, draws: int = 10_000, seed: 
 
 # %% ../nbs/library/02_stats.ipynb #65fd2c49
 def crossed(values, statistic: Callable = np.mean, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    "The 95 % interval of `statistic` over resamples of seeds and photographs, (seeds, photographs, …); of one seed that of `bootstrap`."
+    "The 95 % interval of `statistic` over resamples of (seeds, photographs, …); of one seed that of `bootstrap`."
     values = np.asarray(values, float)
     if len(values) == 1: return bootstrap(values[0], statistic, draws, seed)
     rng = np.random.default_rng(seed)
@@ -83,7 +83,8 @@ def srocc(a, b, axis: int = -1) -> np.ndarray:
     a, b = np.asarray(a, float), np.asarray(b, float)
     n = a.shape[axis]
     if a.shape != b.shape or n < 2:
-        raise Error(f"a rank correlation needs two lists of the same length, two entries or more, not {a.shape} and {b.shape}.")
+        raise Error("a rank correlation needs two lists of the same length, two entries or more, "
+                    f"not {a.shape} and {b.shape}.")
     d = rankdata(a, axis=axis) - rankdata(b, axis=axis)
     return 1 - 6 * (d**2).sum(axis) / (n * (n**2 - 1))
 
@@ -95,7 +96,7 @@ def spearman(a, b, axis: int = -1) -> np.ndarray:
 
 # %% ../nbs/library/02_stats.ipynb #fadf17a2
 def same_order(published, ours) -> bool:
-    "Are all pairs that differ in `published` ordered alike in `ours`? No, where there is no such pair; values that are missing are not asked."
+    "Are pairs that differ in `published` ordered alike in `ours`? No, if there is none; missing values are not asked."
     p, o = (np.sign(np.subtract.outer(v, v)) for v in np.asarray([published, ours], float))
     asked = ~np.isnan(o) & (p != 0)
     return bool(asked.any() and (p == o)[asked].all())
