@@ -34,11 +34,11 @@ def third_party(name: str):
 BUILT_IN = {  # name: lr, hr → sr
     'srresnet_ledig':   lambda lr, hr: enlarge.super_resolve(third_party('srresnet_ledig'), lr),
     'srgan_ledig':      lambda lr, hr: enlarge.super_resolve(third_party('srgan_ledig'), lr),
-    'rrdb_esrgan':      lambda lr, hr: enlarge.super_resolve(third_party('rrdb_esrgan'), lr),     # ESRGAN's published networks
+    'rrdb_esrgan':      lambda lr, hr: enlarge.super_resolve(third_party('rrdb_esrgan'), lr),
     'rrdb_psnr_public': lambda lr, hr: enlarge.super_resolve(third_party('rrdb_psnr'), lr),
     'bicubic':          lambda lr, hr: enlarge.bicubic(lr),
     'bicubic_tf1':      lambda lr, hr: resize.tf1_bicubic(lr, 4),
-    'bicubic_float':    lambda lr, hr: resize.imresize(lr, 4),           # 4PP-EUSR's: enlarged in floating point, rounded once
+    'bicubic_float':    lambda lr, hr: resize.imresize(lr, 4),  # 4PP-EUSR's: enlarged in floating point, rounded once
     'hr':               lambda lr, hr: hr,
 }
 
@@ -46,7 +46,7 @@ def enlarger(run: str, name: str = '') -> tuple[Callable, int, int]:
     "`lr, hr → sr` of a method, with its scale and seed; `name` where the weights lie under another one."
     if run in BUILT_IN: return BUILT_IN[run], 4, 0
     given = (params.current().get('assess') or {}).get(run) or {}
-    of = AssessRow.read(given, name=run)                                 # it may be another row's network, on one of its paths
+    of = AssessRow.read(given, name=run)  # it may be another row's network, on one of its paths
     row = params.row(of.row or run)
     net = methods.trained(row.name, '' if of.row else name)
     if of.path: net = scales.OnePath(net, of.path)
@@ -79,14 +79,16 @@ def save_scores(name: str, table: pd.DataFrame, means: dict):
     with core.atomic(path) as part: table.to_csv(part, index=False)
     with core.atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(means, indent=1) + '\n')
 
+# %% ../../nbs/library/51_pictures.assess.ipynb #cd41f41d
 def assess(run: str,            # a row of params.yaml, or one of `BUILT_IN`
            name: str,           # where to write
            sets: dict,          # test sets, name: source
            metrics: dict,       # names of `registry.METRICS`: their protocols
           ) -> pd.DataFrame:
     "Write a method's pictures and scores; the scores are returned."
-    reference = {m: registry.metric(m).reference for m in metrics}       # a wrong name fails before the work, not after
-    if run == 'hr': metrics = {m: p for m, p in metrics.items() if not reference[m]}    # an original differs from itself by nothing
+    compares = {m: registry.metric(m).reference for m in metrics}        # a wrong name fails before the work, not after
+    if run == 'hr':                                                      # an original differs from itself by nothing
+        metrics = {m: p for m, p in metrics.items() if not compares[m]}
     method, scale, seed = enlarger(run, name)
     pictures = make_pictures(name, sets, scale, lambda hr, s, stem: method(enlarge.degrade(hr, scale), hr))
     table = registry.score_table(name, seed, pictures, metrics, mark=True)

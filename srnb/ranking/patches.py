@@ -34,7 +34,8 @@ def level_sources(levels) -> dict[str, str]:
     found = dict(levels) if isinstance(levels, dict) else {n: n for n in levels}
     for name in found:
         if not re.fullmatch(r'[\w.-]+', name):
-            raise Error(f"level '{name}' needs a name of its own: write levels as a mapping, for instance {{mine: '{name}'}}.")
+            raise Error(f"level '{name}' needs a name of its own: write levels as a mapping, "
+                        f"for instance {{mine: '{name}'}}.")
     if len(found) < 2 or len(found) < len(levels):
         raise Error(f"a rank dataset needs two or more different levels, not {list(levels)}.")
     return found
@@ -61,11 +62,12 @@ def reader(source: str, scale: int) -> Callable:
     found = {p.stem: p for p in photos.find(source)}
     def read(hr, stem):
         if stem not in found:
-            raise Error(f"level {source} has no picture of '{stem}'; put it there under that name, or leave the photograph out.")
+            raise Error(f"level {source} has no picture of '{stem}'; "
+                        "put it there under that name, or leave the photograph out.")
         sr = image.read(found[stem])
         if sr.shape[-2:] != hr.shape[-2:]:
-            raise Error(f"{found[stem]} is {sr.shape[-1]}x{sr.shape[-2]} pixels where the photograph, cut to a multiple of {scale}, "
-                        f"is {hr.shape[-1]}x{hr.shape[-2]}; all levels must show the same pixels.")
+            raise Error(f"{found[stem]} is {sr.shape[-1]}x{sr.shape[-2]} pixels where the photograph, cut to a "
+                        f"multiple of {scale}, is {hr.shape[-1]}x{hr.shape[-2]}; all levels must show the same pixels.")
         return sr
     return read
 
@@ -159,20 +161,22 @@ def score_photograph(levels: dict[str, Tensor], row: RankSetRow, seed: int) -> t
     count['undefined'] += int((~defined).sum())
     count['kept'] = int(defined.sum())
 
+    n, k = int(defined.sum()), len(levels)
     x, y = spots[defined].T
-    table = pd.DataFrame({'x': np.repeat(x, len(levels)), 'y': np.repeat(y, len(levels)), 'level': list(levels) * len(x)})
+    table = pd.DataFrame({'x': np.repeat(x, k), 'y': np.repeat(y, k), 'level': list(levels) * n})
     return table.assign(**{column: v[defined].ravel() for column, v in values.items()}), count
 
 # %% ../../nbs/library/60_ranking.patches.ipynb #c033f75b
 def train_valid_split(table: pd.DataFrame, by: str, valid: float, seed: int) -> np.ndarray:
     "'train' or 'valid' for each line of a table."
     unit = table['image']
-    if choose(by, ('photograph', 'patch'), 'split') == 'patch': unit = unit + table['x'].map(' {}'.format) + table['y'].map(' {}'.format)
+    if choose(by, ('photograph', 'patch'), 'split') == 'patch':
+        unit = unit + table['x'].map(' {}'.format) + table['y'].map(' {}'.format)
     names = np.array(sorted(unit.unique()))
     if len(names) < 3:
         plural = {'photograph': 'photographs', 'patch': 'patches'}
-        raise Error(f"{len(names)} {by if len(names) == 1 else plural[by]} cannot be split: one to learn from and two to judge on are the least; "
-                    "add photographs, or relax sharpness, difference and most.")
+        raise Error(f"{len(names)} {by if len(names) == 1 else plural[by]} cannot be split: one to learn from and two "
+                    "to judge on are the least; add photographs, or relax sharpness, difference and most.")
     count = min(len(names) - 1, max(2, round(valid * len(names))))
     held = np.random.default_rng(seed).permutation(names)[:count]
     return np.where(unit.isin(held), 'valid', 'train')
@@ -192,10 +196,11 @@ class Draft:
         for column in row.metrics: lower_is_better(column)                     # a wrong name fails before the work
         rows = level_rows(self.levels)
         if unnamed := rows - {*row.networks}:
-            raise Error(f"'{row.name}' has levels made of {', '.join(sorted(unnamed))}, which its `networks` do not name; "
-                        "DVC would not know when they change.")
+            raise Error(f"'{row.name}' has levels made of {', '.join(sorted(unnamed))}, which its `networks` do not "
+                        "name; DVC would not know when they change.")
 
-        given = [[(p.name, p.stat().st_size) for p in photos.find(s)] for s in self.levels.values() if s.startswith('folder:')]
+        folders = [photos.find(source) for source in self.levels.values() if source.startswith('folder:')]
+        given = [[(p.name, p.stat().st_size) for p in folder] for folder in folders]
         files = [self.arena.path.with_suffix('.csv'), *(core.model_path(name) for name in sorted(rows))]
         self.folder = core.out('scratch', f'{row.name}-{checkpoints.key(row, given, *files)}')
         self.numbers = self.fitting()
@@ -207,8 +212,10 @@ class Draft:
         shorter = np.minimum(arena.heights, arena.widths) // row.scale * row.scale
         fits = [i for i in range(len(arena)) if shorter[i] >= row.patch]
         if len(fits) < len(arena):
-            warnings.warn(f"{len(arena) - len(fits)} of {len(arena)} photographs of '{row.photos}' are smaller than a patch of {row.patch} and left out.")
-        if not fits: raise Error(f"no photograph of '{row.photos}' holds a patch of {row.patch}; choose a smaller patch.")
+            warnings.warn(f"{len(arena) - len(fits)} of {len(arena)} photographs of '{row.photos}' are smaller than "
+                          f"a patch of {row.patch} and left out.")
+        if not fits:
+            raise Error(f"no photograph of '{row.photos}' holds a patch of {row.patch}; choose a smaller patch.")
         return fits
 
     def picture(self, level: str, i: int) -> Path: return self.folder/level/f'{self.stems[i]}.png'
@@ -243,8 +250,10 @@ def score_levels(draft: Draft) -> tuple[pd.DataFrame, Counter]:
         counts.update(json.loads(file.with_suffix('.json').read_text()))
     return pd.concat(parts, ignore_index=True), counts
 
+# %% ../../nbs/library/60_ranking.patches.ipynb #0e196792
 def make_rank_set(row: RankSetRow) -> pd.DataFrame:
-    "Write `out/rank/<name>/<level>.npy`, `out/rank/<name>.parquet` and what was counted, `.json`; the table is returned."
+    """Write `out/rank/<name>/<level>.npy`, the table `out/rank/<name>.parquet` and what was counted, `.json`;
+    the table is returned."""
     draft = Draft(row)
     render_levels(draft)
     table, counts = score_levels(draft)
@@ -258,7 +267,8 @@ def make_rank_set(row: RankSetRow) -> pd.DataFrame:
 
     for level in draft.levels:
         photos.pack([draft.picture(level, i) for i in draft.numbers], core.out('rank', row.name, f'{level}.npy'))
-    about = {'levels': list(draft.levels), 'sources': draft.levels, 'patch': row.patch, 'metrics': row.metrics, 'patches': dict(counts)}
+    about = {'levels': list(draft.levels), 'sources': draft.levels, 'patch': row.patch, 'metrics': row.metrics,
+             'patches': dict(counts)}
     with core.atomic(core.out('rank', f'{row.name}.json')) as f: f.write_text(json.dumps(about, indent=1) + '\n')
     with core.atomic(core.out('rank', f'{row.name}.parquet')) as f: table.to_parquet(f, index=False)
     shutil.rmtree(draft.folder)

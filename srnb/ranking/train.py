@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import core, stats
 from . import evaluate
-from ..training import loop
+from ..training import checkpoints, loop, processes
 from ..core import choose
 from ..models.ranker import RANKERS
 from ..params import RankerRow
@@ -26,8 +26,8 @@ from ..training.losses import margin_rank, regression
 # %% ../../nbs/library/63_ranking.train.ipynb #2de1ef2b
 class RankerUpdate(loop.Update):
     "One step of `net` on pairs of pictures with their labels (lower is better)."
-    def __init__(self, net: nn.Module, rate: float = 1e-3, loss: str = 'rank', margin: float = 0.5, clamp: float = 5., sign: str = 'code',
-                 decay: float = 1e-4, betas=(0.9, 0.999), precision=nullcontext):
+    def __init__(self, net: nn.Module, rate: float = 1e-3, loss: str = 'rank', margin: float = 0.5, clamp: float = 5.,
+                 sign: str = 'code', decay: float = 1e-4, betas=(0.9, 0.999), precision=nullcontext):
         self.net, self.kind, self.precision = net, choose(loss, ('rank', 'regression'), 'loss of a ranker'), precision
         self.margin, self.clamp, self.sign = margin, clamp, sign
         self.nets, self.opts = {'net': net}, {'net': loop.adam(net, rate, betas, decay)}
@@ -62,18 +62,18 @@ def judge_patches(net: nn.Module, data: RankSet, metric: str, patches, batch: in
 # %% ../../nbs/library/63_ranking.train.ipynb #50471e6d
 def build_ranker(row: RankerRow) -> RankerUpdate:
     "The ranker of a row, seeded, and its update."
-    loop.prepare(row.deterministic, row.threads)
+    processes.prepare(row.deterministic, row.threads)
     core.seed(row.seed)
     device = core.device()
     net = RANKERS[choose(row.net, RANKERS, 'ranker', f"row '{row.name}'")](**row.size)
     net = net.to(device, memory_format=torch.channels_last)
-    precision = loop.precision(row.precision, device, row.deterministic)
+    precision = processes.precision(row.precision, device, row.deterministic)
     return RankerUpdate(net, row.rate, row.loss, row.margin, row.clamp, row.sign, row.decay, row.betas, precision)
 
 def ranker_batches(row: RankerRow, data: RankSet, start: int = 0) -> RankPairs:
     "The pairs that a row learns from, from batch `start` on."
-    return RankPairs(data, row.metric, row.batch, row.seed, labels=row.labels, most=row.most, crop=row.crop, turns=row.turns,
-                     device=core.device(), start=start)
+    return RankPairs(data, row.metric, row.batch, row.seed, labels=row.labels, most=row.most,
+                     crop=row.crop, turns=row.turns, device=core.device(), start=start)
 
 def sample(patches: np.ndarray, count: int, seed: int) -> np.ndarray:
     "`count` of the patches, in their order; 0 is all."
@@ -93,7 +93,8 @@ def save_ranker(row: RankerRow, net: nn.Module, data: RankSet):
     low, high = np.percentile(seen, [1, 99]).tolist()
     core.save_model(row.name, net, profile=row.profile, row=row.name, metric=row.metric, patch=row.crop or data.patch,
                     kind=row.net, size=row.size, low=low, high=high,
-                    levels=dict(zip(data.levels, seen.mean(0).tolist())), sources={k: data.sources[k] for k in data.levels})
+                    levels=dict(zip(data.levels, seen.mean(0).tolist())),
+                    sources={k: data.sources[k] for k in data.levels})
 
 def save_judgements(name: str, judged: Judgements, report: pd.DataFrame):
     "Write `out/ranker/<name>.csv` (scores of validation patches), the report, and its numbers as `.json`."
@@ -102,23 +103,23 @@ def save_judgements(name: str, judged: Judgements, report: pd.DataFrame):
     numbers = report.set_index('statistic')[['ranker', 'trivial']].round(4).to_dict('index')
     with core.atomic(core.out('ranker', f'{name}.json')) as part: part.write_text(json.dumps(numbers, indent=1) + '\n')
 
+# %% ../../nbs/library/63_ranking.train.ipynb #3539a8bd
 def learn_ranker(row: RankerRow) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "Train `row` to its end; write the network, its log, its scores of validation patches and its report; log and report are returned."
+    """Train `row` to its end; write the network, its log, its scores of validation patches and its report;
+    log and report are returned."""
     data = RankSet(row.dataset, row.levels)
-    data.labels(row.metric)                                              # a dataset without this metric fails before the work
+    data.labels(row.metric)                                       # a dataset without this metric fails before the work
     valid = data.split('valid')
-    next(stats.resamples(data.spots['image'].to_numpy()[valid]))         # and so does one with too few photographs to judge on
+    next(stats.resamples(data.spots['image'].to_numpy()[valid]))  # and so does one with too few photographs to judge on
     update = build_ranker(row)
-    scratch = core.out('scratch', f"{row.name}-{loop.key(row, core.out('rank', f'{row.dataset}.parquet'))}")
-    pace = loop.schedule(row.schedule, row.steps, row.warmup, row.halve_at)
-    log = loop.run(update, lambda start: ranker_batches(row, data, start), row.steps, scratch/'log.csv', scratch, pace,
-                   row.save_every, row.name, every=row.every,
-                   validate=lambda: ranker_check(row, update.net, data), validate_every=row.validate_every)
+    scratch = core.out('scratch', f"{row.name}-{checkpoints.key(row, core.out('rank', f'{row.dataset}.parquet'))}")
+    log = loop.train(update, lambda start: ranker_batches(row, data, start), row, row.steps, scratch,
+                     validate=lambda parts: ranker_check(row, update.net, data))
 
     judged = judge_patches(update.net, data, row.metric, valid)
     report = evaluate.ranker_report(judged, data.level_means(row.metric))
     save_ranker(row, update.net, data)
     save_judgements(row.name, judged, report)
     with core.atomic(core.out('log', f'{row.name}.csv')) as part: shutil.copyfile(scratch/'log.csv', part)
-    loop.Checkpoints(scratch).remove()
+    checkpoints.Checkpoints(scratch).remove()
     return log, report

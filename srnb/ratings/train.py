@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from torch import Tensor, nn
 
 from .. import core, stats
-from ..training import loop
+from ..training import checkpoints, loop, processes
 from ..core import choose
 from ..data.photos import Arena
 from ..models.nima import NIMA, mean_score, squared_emd
@@ -29,14 +29,16 @@ class PredictorUpdate(loop.Update):
     def __init__(self, net: NIMA, head_steps: int, head_rate: float = 1e-3, rate: float = 1e-5, form: str = 'paper',
                  betas=(0.9, 0.999), precision=nullcontext):
         self.net, self.head_steps, self.form, self.precision, self.done = net, head_steps, form, precision, 0
-        self.nets, self.opts = {'net': net}, {'head': loop.adam(net.head, head_rate, betas), 'whole': loop.adam(net, rate, betas)}
+        self.nets = {'net': net}
+        self.opts = {'head': loop.adam(net.head, head_rate, betas), 'whole': loop.adam(net, rate, betas)}
         for opt in self.opts.values():
             for group in opt.param_groups: group['eps'] = 1e-7                       # the paper's
 
     def __call__(self, x: Tensor, p: Tensor) -> dict[str, Tensor]:
         whole = self.done >= self.head_steps
         self.done += 1
-        self.net.train(); self.net.body.train(whole)                                # batch norm of a body that does not learn keeps its statistics
+        self.net.train()
+        self.net.body.train(whole)  # batch norm of a body that does not learn keeps its statistics
         with self.precision():
             with torch.set_grad_enabled(whole): features = self.net.represent(x)
             q = self.net.rate(features)
@@ -65,7 +67,8 @@ def predictions(net: nn.Module, source, keys, batch: int = 64) -> pd.DataFrame:
     for start in range(0, len(keys), batch):
         x, p, about = source.look(keys[start:start + batch])
         q = net(x.to(device)).float().cpu()
-        found.append(about.assign(score=mean_score(q), label=mean_score(p), emd=squared_emd(p, q), emd_code=squared_emd(p, q, 'code'),
+        found.append(about.assign(score=mean_score(q), label=mean_score(p),
+                                  emd=squared_emd(p, q), emd_code=squared_emd(p, q, 'code'),
                                   emd_trivial=squared_emd(p, idle), emd_code_trivial=squared_emd(p, idle, 'code'),
                                   error_trivial=(mean_score(idle) - mean_score(p)).abs()))
     net.train(mode)
@@ -84,8 +87,8 @@ def predictor_report(table: pd.DataFrame, draws: int = 400, seed: int = 0) -> pd
     predictor, idle = values(table)
     drawn = [values(table.iloc[k])[0] for k in stats.resamples(table.photograph.to_numpy(), draws, seed)]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return pd.DataFrame({'statistic': list(STATISTICS), 'predictor': predictor, 'low': low, 'high': high, 'trivial': idle,
-                         'pictures': len(table), 'photographs': table.photograph.nunique()})
+    return pd.DataFrame({'statistic': list(STATISTICS), 'predictor': predictor, 'low': low, 'high': high,
+                         'trivial': idle, 'pictures': len(table), 'photographs': table.photograph.nunique()})
 
 # %% ../../nbs/library/67_ratings.train.ipynb #85660365
 def rating_source(row: PredictorRow) -> RatedPictures | SyntheticRatings:
@@ -96,11 +99,11 @@ def rating_source(row: PredictorRow) -> RatedPictures | SyntheticRatings:
 
 def build_predictor(row: PredictorRow) -> PredictorUpdate:
     "The predictor of a row, seeded, and its update."
-    loop.prepare(row.deterministic, row.threads)
+    processes.prepare(row.deterministic, row.threads)
     core.seed(row.seed)
     device = core.device()
     net = NIMA(row.backbone, row.dropout).to(device, memory_format=torch.channels_last)
-    precision = loop.precision(row.precision, device, row.deterministic)
+    precision = processes.precision(row.precision, device, row.deterministic)
     return PredictorUpdate(net, row.head.steps, row.head.rate, row.whole.rate, row.form, row.betas, precision)
 
 def predictor_batches(row: PredictorRow, source, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,7 +122,8 @@ def some_held_out(row: PredictorRow, source) -> list:
 def predictor_check(net: nn.Module, source, keys) -> dict[str, float]:
     "What the log says of a validation."
     seen = predictions(net, source, keys)
-    return {'valid_srocc': float(stats.spearman(seen.score, seen.label)), 'valid_emd': seen.emd.mean(), 'valid_emd_trivial': seen.emd_trivial.mean()}
+    return {'valid_srocc': float(stats.spearman(seen.score, seen.label)),
+            'valid_emd': seen.emd.mean(), 'valid_emd_trivial': seen.emd_trivial.mean()}
 
 # %% ../../nbs/library/67_ratings.train.ipynb #3a82ea48
 def save_predictions(name: str, table: pd.DataFrame, report: pd.DataFrame):
@@ -127,24 +131,25 @@ def save_predictions(name: str, table: pd.DataFrame, report: pd.DataFrame):
     for file, written in ((f'{name}.csv', table), (f'{name}_report.csv', report)):
         with core.atomic(core.out('predictor', file)) as part: written.to_csv(part, index=False)
     numbers = report.set_index('statistic')[['predictor', 'trivial']].round(4).to_dict('index')
-    with core.atomic(core.out('predictor', f'{name}.json')) as part: part.write_text(json.dumps(numbers, indent=1) + '\n')
+    with core.atomic(core.out('predictor', f'{name}.json')) as part:
+        part.write_text(json.dumps(numbers, indent=1) + '\n')
 
 def learn_predictor(row: PredictorRow) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "Train `row` to its end; write the network, its log, what it predicts of held-out pictures and its report; log and report are returned."
+    """Train `row` to its end; write the network, its log, what it predicts of held-out pictures and its report;
+    log and report are returned."""
     source = rating_source(row)
     update, chosen = build_predictor(row), some_held_out(row, source)
     steps = row.head.steps + row.whole.steps
     inputs = [core.out('photos', f'{row.photos}.csv')] if row.ratings in LADDERS else []
-    scratch = core.out('scratch', f'{row.name}-{loop.key(row, *inputs)}')
-    pace = loop.schedule(row.schedule, steps, row.warmup, row.halve_at)
-    log = loop.run(update, lambda start: predictor_batches(row, source, start), steps, scratch/'log.csv', scratch, pace,
-                   row.save_every, row.name, every=row.every,
-                   validate=lambda: predictor_check(update.net, source, chosen), validate_every=row.validate_every)
+    scratch = core.out('scratch', f'{row.name}-{checkpoints.key(row, *inputs)}')
+    log = loop.train(update, lambda start: predictor_batches(row, source, start), row, steps, scratch,
+                     validate=lambda parts: predictor_check(update.net, source, chosen))
 
     table = predictions(update.net, source, source.held)
     report = predictor_report(table)
-    core.save_model(row.name, update.net, profile=row.profile, row=row.name, backbone=row.backbone, ratings=row.ratings, patch=row.patch)
+    core.save_model(row.name, update.net, profile=row.profile, row=row.name,
+                    backbone=row.backbone, ratings=row.ratings, patch=row.patch)
     save_predictions(row.name, table, report)
     with core.atomic(core.out('log', f'{row.name}.csv')) as part: shutil.copyfile(scratch/'log.csv', part)
-    loop.Checkpoints(scratch).remove()
+    checkpoints.Checkpoints(scratch).remove()
     return log, report

@@ -6,16 +6,18 @@
 __all__ = ['Places', 'RefreshUpdate']
 
 # %% ../../nbs/library/41_training.refresh.ipynb #60e192e5
-from contextlib import nullcontext
+from collections.abc import Callable
 
 import numpy as np, torch
 from torch import Tensor, nn
 
-from . import loop
 from ..core import Error
 from ..data.image import quantize
-from ..metrics.niqe import niqe_fast
-from .losses import RankContent, margin_rank
+from ..metrics.niqe_fast import niqe_fast
+from .generator import GeneratorUpdate
+from .loop import adam
+from .losses import RankContent, Term, margin_rank
+from .processes import world
 
 # %% ../../nbs/library/41_training.refresh.ipynb #7c04ceaf
 class Places:
@@ -25,7 +27,7 @@ class Places:
         self.pictures, self.labels = [], []                       # a level each: (n, 3, h, w) uint8, (n,)
 
     @torch.no_grad()
-    def add(self, enlarge):
+    def add(self, enlarge: Callable[[Tensor], Tensor]) -> None:
         "One more level: what `enlarge` makes of the places."
         sr = torch.cat([quantize(enlarge(x[None])).cpu() for x in self.lr])
         self.labels.append(niqe_fast(sr, self.crop, self.block, undefined='nan').float())
@@ -33,51 +35,65 @@ class Places:
 
     def pairs(self, count: int, rng: np.random.Generator, newest: int = 2) -> tuple[Tensor, ...]:
         "`count` pairs: pictures and labels, one of each pair among the `newest` levels."
-        levels = len(self.labels)
-        k = rng.integers(len(self.lr), size=count)
+        levels, labels = len(self.labels), torch.stack(self.labels)
+        place = rng.integers(len(self.lr), size=count)
         a = levels - 1 - rng.integers(min(newest, levels - 1), size=count)
-        b = (a + rng.integers(1, levels, size=count)) % levels
-        labels = torch.stack(self.labels)
-        known = (~(labels[a, k] + labels[b, k]).isnan()).numpy()
-        k, a, b = k[known], a[known], b[known]
-        look = lambda level: torch.stack([self.pictures[l][i] for l, i in zip(level, k)]).float() / 255
-        return look(a), look(b), labels[a, k], labels[b, k]
+        b = (a + rng.integers(1, levels, size=count)) % levels                # another level than a
+        known = (~(labels[a, place] + labels[b, place]).isnan()).numpy()      # NIQE is undefined on some pictures
+        place, a, b = place[known], a[known], b[known]
+        return self.look(a, place), self.look(b, place), labels[a, place], labels[b, place]
+
+    def look(self, levels: np.ndarray, places: np.ndarray) -> Tensor:
+        "The pictures, as floats 0…1."
+        return torch.stack([self.pictures[level][place] for level, place in zip(levels, places)]).float() / 255
 
     def state(self) -> dict: return {'pictures': self.pictures, 'labels': self.labels}
     def restore(self, state: dict): self.pictures, self.labels = list(state['pictures']), list(state['labels'])
 
 # %% ../../nbs/library/41_training.refresh.ipynb #cbc46608
-class RefreshUpdate(loop.GeneratorUpdate):
+class RefreshUpdate(GeneratorUpdate):
     "A generator's update whose ranker trains on with the generator's own pictures."
-    def __init__(self, *args, places: Places, ranker: nn.Module, rank: RankContent, every: int = 50, steps: int = 10, batch: int = 16, rate: float = 1e-3, seed: int = 0, **kwargs):
-        super().__init__(*args, **kwargs)
-        if loop.world()[1] > 1: raise Error("a ranker that keeps up trains in one process; set refresh to 0 or processes to 1.")
-        self.places, self.ranker, self.rank, self.every, self.rounds, self.pairs, self.seed, self.done = places, ranker, rank, every, steps, batch, seed, 0
-        self.opt = loop.adam(ranker, rate, decay=1e-4)
+    def __init__(self, net: nn.Module, terms: list[Term], rate: float, *,
+                 rank: RankContent,            # the loss of one of the terms
+                 ranker: nn.Module,            # what trains on; the loss has a frozen copy
+                 places: Places,
+                 every: int = 50,              # steps of the generator between two rounds
+                 steps: int = 10,              # of the ranker in a round
+                 batch: int = 16,              # pairs in a step
+                 ranker_rate: float = 1e-3,
+                 seed: int = 0, **kwargs):     # kwargs: what every generator's update takes
+        if world()[1] > 1: raise Error("a ranker that keeps up trains in one process; set refresh to 0 or processes to 1.")
+        super().__init__(net, terms, rate, **kwargs)
+        self.rank, self.ranker, self.places, self.seed = rank, ranker, places, seed
+        self.every, self.steps, self.batch, self.done = every, steps, batch, 0
+        self.opt = adam(ranker, ranker_rate, decay=1e-4)
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         if self.done % self.every == 0: self.refresh()
         self.done += 1
         return super().__call__(lr, hr)
 
-    def refresh(self):
+    def refresh(self) -> None:
         "One level more, a few steps of the ranker, and the loss goes on with it."
         device = next(self.net.parameters()).device
         self.places.add(lambda lr: self.net(lr.to(device)))
         rng = np.random.default_rng([self.seed, self.done])
         self.ranker.train()
-        for _ in range(self.rounds):
-            first, second, a, b = (v.to(device) for v in self.places.pairs(self.pairs, rng))
+        for _ in range(self.steps):
+            first, second, a, b = (v.to(device) for v in self.places.pairs(self.batch, rng))
             if len(a) < 2: continue
             margin_rank(self.ranker(first), self.ranker(second), a, b).backward()
             self.opt.step(); self.opt.zero_grad(set_to_none=True)
         self.rank.renew(self.ranker)
 
     def state(self) -> dict:
-        return super().state() | {'ranker': self.ranker.state_dict(), 'ranker_opt': self.opt.state_dict(), 'places': self.places.state(), 'done': self.done}
+        return super().state() | {'ranker': self.ranker.state_dict(), 'ranker_opt': self.opt.state_dict(),
+                                  'places': self.places.state(), 'done': self.done}
 
-    def restore(self, state: dict):
+    def restore(self, state: dict) -> None:
         super().restore(state)
-        self.ranker.load_state_dict(state['ranker']); self.opt.load_state_dict(state['ranker_opt']); self.places.restore(state['places'])
+        self.ranker.load_state_dict(state['ranker'])
+        self.opt.load_state_dict(state['ranker_opt'])
+        self.places.restore(state['places'])
         self.done = state['done']
         self.rank.renew(self.ranker)
