@@ -11,7 +11,7 @@ __all__ = ['BLOCKS', 'entry', 'Row', 'LearningRow', 'CriticRow', 'RefreshRow', '
 import dataclasses, re, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import yaml
 
@@ -37,7 +37,7 @@ class Row:
             choose(getattr(self, f.name), values, f.name.replace('_', ' '), f"row '{self.name}'")
 
     @classmethod
-    def read(cls, given: dict, **more) -> 'Row':
+    def read(cls, given: dict, **more) -> Self:
         "A row from entries of `params.yaml`; nested ones become rows of their own."
         kinds, where = get_type_hints(cls), f"row '{more.get('name') or given.get('name', '?')}'"
         for key in given: choose(key, kinds, 'entry', where)
@@ -259,7 +259,7 @@ def kind_of(block: str, given: dict) -> type[Row]:
 def row(run: str,              # name of a row, in whichever block it stands
         name: str = '',        # where results go; '' is the row's own place
         change: dict = {},     # entries of the row to replace
-       ) -> Row:
+       ) -> Any:               # a row of its kind
     "The row `run` of `params.yaml`."
     p = current()
     known = {k: (b, r) for b in BLOCKS for k, r in (p.get(b) or {}).items()}
