@@ -183,7 +183,7 @@ def what_held() -> str:
         table = pd.read_csv(out/'verdicts.csv')
         parts.append(f'<h2>What held</h2><p>{len(table)} numbers are printed in the tables of the papers. '
                      'Each has one verdict here; <a href="99_verdicts.html">all of them</a>.</p>')
-        parts += [verdicts.summary(table).to_html(border=0), embedded(out/'verdicts.png')]
+        parts += [verdicts.verdict_counts(table).to_html(border=0), embedded(out/'verdicts.png')]
     if (out/'claims.csv').exists():
         table = pd.read_csv(out/'claims.csv')
         shown = table[~table.verdict.str.startswith('not available')]
@@ -197,7 +197,7 @@ def contents_entry(item: str, page: str, what: str, judged: pd.DataFrame | None)
     "One item in the contents; `page`: where it is shown, '' if nowhere."
     kind, said = 'Figure' if '_fig_' in item else 'Table', ''
     if judged is not None and kind == 'Table':
-        counts = judged[judged.item == item].verdict.map(verdicts.kind).value_counts()
+        counts = judged[judged.item == item].verdict.map(verdicts.verdict_kind).value_counts()
         said = ' · '.join(f'{n} {verdict}' for verdict, n in counts.items())
     name = f"{kind} {item.split('_')[-1]}"
     shown = f'<a href="{page}">{name}</a>' if page else f'{name} (no notebook yet)'

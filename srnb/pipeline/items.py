@@ -150,9 +150,9 @@ def printed(item: str) -> str:
     "Published | ours | difference | verdict of a table, or where a figure lies."
     where = written(item).relative_to(core.root())
     if '_fig_' in item: return str(where)
-    table = verdicts.table(item)
+    table = verdicts.verdict_table(item)
     shown = table[['row', 'column', 'published', 'ours', 'difference', 'verdict']]
-    counts = ', '.join(f'{n} {kind}' for kind, n in table.verdict.map(verdicts.kind).value_counts().items())
+    counts = ', '.join(f'{n} {kind}' for kind, n in table.verdict.map(verdicts.verdict_kind).value_counts().items())
     return f'{tables.markdown(shown)}\n{counts}. Profile {table.profile.iloc[0]}; {where}'
 
 def make_item(item: str, dry: bool = False) -> str:
