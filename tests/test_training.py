@@ -1,4 +1,6 @@
-"A training that is killed, cut short, poisoned or shared out among processes ends as it should, or says why not. Tiny networks, no GPU."
+"""A training that is killed, cut short, poisoned or shared out among processes ends as it should, or says why not.
+
+Tiny networks, no GPU."""
 import io
 import json
 import os
@@ -14,16 +16,23 @@ import pandas as pd
 import pytest
 import torch
 
-from srnb import core, params
-from srnb.data import image, photos
-from srnb.training import loop, methods
+from srnb import core
 from srnb.core import Error
-from srnb.params import Row
+from srnb.data import image, pairs, photos
+from srnb.params import EusrRow, GeneratorRow, LearningRow
+from srnb.training import loop, methods, processes
+from srnb.training.checkpoints import Checkpoints
+from srnb.training.learn import learn
+from srnb.training.log import log_of
 
-ROW = dict(net='srresnet', size={'nf': 4, 'blocks': 1}, scale=4, start='scratch', init='default', seed=0, photos='train', patch=32, batch=4, steps=40, rate=1e-3, critic_rate=1e-3,
-           betas=[0.9, 0.999], schedule='cosine', warmup=3, halve_at=[], ema=0.9, accumulate=1, precision='fp32', compile=False, deterministic=True, statistics='local',
-           pixel=1., pixel_loss='l1', content=0, adversarial=0.01, critic={'net': 'vgg', 'kind': 'vanilla', 'nf': 4, 'stages': 3},
-           every=2, validate_every=20, save_every=4, name='toy', block='gan', profile='tiny')
+CRITIC = {'nf': 4, 'stages': 3}
+ROW = dict(name='toy', size={'nf': 4, 'blocks': 1}, patch=32, batch=4, steps=40, rate=1e-3, critic_rate=1e-3,
+           schedule='cosine', warmup=3, ema=0.9, pixel=1., adversarial=0.01, critic=CRITIC,
+           every=2, validate_every=20, save_every=4, block='gan', profile='tiny')
+
+
+def row(**change) -> GeneratorRow: return GeneratorRow.read(ROW | change)
+
 
 @pytest.fixture(autouse=True)
 def threads():
@@ -33,25 +42,26 @@ def threads():
 
 
 @pytest.fixture
-def repository(tmp_path, monkeypatch):
+def repository(toy):
     "An empty repository with two photographs, as working directory."
-    monkeypatch.chdir(tmp_path)
-    for name in ('dvc.yaml', 'settings.ini'): (tmp_path/name).touch()
-    generator = torch.Generator().manual_seed(0)
-    small = torch.rand(2, 3, 30, 30, generator=generator)
-    for i, x in enumerate(torch.nn.functional.interpolate(small, (300, 300), mode='bicubic').clamp(0, 1)): image.write(tmp_path/f'{i}.png', (255 * x).to(torch.uint8))
-    for name in ('train', 'valid'): photos.pack(sorted(tmp_path.glob('*.png')), core.out('photos', name))
-    return tmp_path
+    small = torch.rand(2, 3, 30, 30, generator=torch.Generator().manual_seed(0))
+    large = torch.nn.functional.interpolate(small, (300, 300), mode='bicubic').clamp(0, 1)
+    for i, x in enumerate(large): image.write(toy/f'{i}.png', (255 * x).to(torch.uint8))
+    for name in ('train', 'valid'): photos.pack(sorted(toy.glob('*.png')), core.out('photos', name))
+    return toy
 
 
 class Trainer:
     "A process that has everything imported; each training is a child of its own, which can be killed at any moment."
     script = '''
 import json, os, sys, time, traceback
-import torch, torch._dynamo                                        # all that a training imports late: children are born with it
-from srnb import core, methods, train
+import torch, torch._dynamo                                        # imported late: children are born with it
+from srnb.metrics import niqe
+from srnb.params import GeneratorRow
+from srnb.training import processes
+from srnb.training.learn import learn
 torch.set_num_threads(1)
-methods.niqe.niqe = lambda sr, crop: sr.mean((1, 2, 3))            # its compilation takes longer than the training
+niqe.niqe = lambda sr, crop: sr.mean((1, 2, 3))                    # its compilation takes longer than the training
 def slowly(f, flush=os.fsync): time.sleep(0.01); flush(f)         # a disk on which a write takes a while
 os.fsync = slowly
 print('ready', flush=True)
@@ -67,14 +77,17 @@ for line in sys.stdin:
 '''
     def __init__(self, folder):
         self.said = open(folder/'said', 'w+')
-        self.process = subprocess.Popen([sys.executable, '-c', self.script], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True,
-                                        env=os.environ | {'SRNB_DEVICE': 'cpu', 'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])])})
+        paths = [str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])]
+        self.process = subprocess.Popen([sys.executable, '-c', self.script], cwd=folder, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
+                                        env=os.environ | {'SRNB_DEVICE': 'cpu', 'PYTHONPATH': os.pathsep.join(paths)})
         assert self.read() == 'ready', (folder/'said').read_text()
 
     def read(self): return self.process.stdout.readline().strip()
 
-    def begin(self, row, code='methods.learn(params.Row({}))'):
-        self.process.stdin.write(json.dumps([str(Path.cwd()), code.format(row)]) + '\n'); self.process.stdin.flush()
+    def begin(self, row, code='learn(GeneratorRow.read({}))'):
+        self.process.stdin.write(json.dumps([str(Path.cwd()), code.format(row)]) + '\n')
+        self.process.stdin.flush()
         self.pid = int(self.read())
 
     def kill(self):
@@ -93,7 +106,11 @@ for line in sys.stdin:
         assert ended == status, said[-4000:]
         return said
 
-    def close(self): self.process.stdin.close(); self.process.wait(); self.process.stdout.close(); self.said.close()
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.said.close()
 
 
 @pytest.fixture(scope='module')
@@ -107,7 +124,8 @@ def one_trainer(tmp_path_factory):
 def trainer(repository, one_trainer): return one_trainer
 
 
-def results() -> tuple[bytes, bytes]: return core.model_path('toy').read_bytes(), core.out('log', 'toy.csv').read_bytes()
+def results() -> tuple[bytes, bytes]:
+    return core.model_path('toy').read_bytes(), core.out('log', 'toy.csv').read_bytes()
 
 def fresh():
     "Take the results away, so that the next run must make them."
@@ -122,6 +140,7 @@ def wait_for(what, seconds: float = 30.):
 
 # killed at any moment
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(trainer):
     "Kills at random moments, and in the middle of writing a checkpoint; each run goes on where the last one stopped."
     trainer.finish(ROW)                                            # the first is slower than the others
@@ -138,7 +157,8 @@ def test_a_killed_run_ends_with_the_same_bytes(trainer):
             trainer.begin(ROW)
             if attempt == 1:
                 seen = {p.name for p in Path('out/scratch').glob('toy-*/*')}
-                wait_for(lambda: [p for p in Path('out/scratch').glob('toy-*/.*.pt.*part*') if p.name not in seen] or core.model_path('toy').exists())
+                def writes(): return any(p.name not in seen for p in Path('out/scratch').glob('toy-*/.*.pt.*part*'))
+                wait_for(lambda: writes() or core.model_path('toy').exists())
             else: time.sleep(chance.random() * took * 0.6)
             trainer.kill()
             kills += trainer.end() == signal.SIGKILL
@@ -150,6 +170,7 @@ def test_a_killed_run_ends_with_the_same_bytes(trainer):
     assert kills >= 6 and halves >= 1, f'{kills} kills, {halves} in the middle of a write: the test did not test'
 
 
+@pytest.mark.slow
 def test_a_changed_row_starts_anew(trainer):
     changed = ROW | {'rate': 2e-3, 'steps': 12}
     trainer.finish(changed)
@@ -163,6 +184,7 @@ def test_a_changed_row_starts_anew(trainer):
     assert states(), "the other row's checkpoints are not this row's to remove"
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_noticed(trainer):
     trainer.finish(ROW); whole = results(); fresh()
     trainer.begin(ROW)
@@ -175,13 +197,15 @@ def test_a_truncated_checkpoint_is_noticed(trainer):
     assert results() == whole
 
 
+@pytest.mark.slow
 def test_the_log_can_be_read_while_it_grows(trainer):
     trainer.begin(ROW)
     steps, log = [], None
     while not core.model_path('toy').exists():
-        try: log = pd.read_csv(loop.log_of('toy'))
+        try: log = pd.read_csv(log_of('toy'))
         except (Error, FileNotFoundError): continue                # not yet begun, or just moved to its place
-        steps.append(len(log)); assert [*log.step] == [*range(2, 2 * len(log) + 1, 2)]
+        steps.append(len(log))
+        assert [*log.step] == [*range(2, 2 * len(log) + 1, 2)]
     assert trainer.end() == 0 and len(set(steps)) > 3, 'it was not seen growing'
     assert {'pixel', 'pixel_weighted', 'adversarial', 'critic', 'rate_net', 'rate_critic', 'gradient_net'} <= {*log}
     whole = pd.read_csv(core.out('log', 'toy.csv'))
@@ -192,24 +216,23 @@ def test_the_log_can_be_read_while_it_grows(trainer):
 
 def test_a_run_that_explodes_stops(repository):
     "A rate of 1e18 makes nonsense of the first weights; what was good is kept."
-    with pytest.raises(Error, match=r"training stopped at step \d+: (the term|the gradient of) '\w+' is not finite.*The last good state is that of step 0"):
-        methods.learn(Row(ROW, rate=1e18, critic_rate=1e18, ema=0, warmup=0))
+    said = (r"training stopped at step \d+: (the term|the gradient of) '\w+' is not finite"
+            ".*The last good state is that of step 0")
+    with pytest.raises(Error, match=said): learn(row(rate=1e18, critic_rate=1e18, ema=0, warmup=0))
     assert not core.model_path('toy').exists()
 
 
 def test_the_last_good_state_is_kept(repository):
-    row = Row(ROW, steps=20)
-    update, n = methods.build(row), 0
-    good = update.__class__.__call__
+    update = methods.build(row())
     def batches(start):
         for i in range(start + 1, 99):
             x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(i))
             yield x[..., ::4, ::4], x * (float('inf') if i == 11 else 1)
     with pytest.raises(Error, match="stopped at step 11: the term 'pixel' is not finite.*state is that of step 8"):
-        loop.run(update, batches, 20, 'log.csv', 'run', every=2, save_every=4)
-    state = loop.Checkpoints('run').load()
+        loop.train(update, batches, LearningRow(every=2, save_every=4), 20, 'run')
+    state = Checkpoints('run').load()
     assert state['step'] == 8 and all(v.isfinite().all() for net in state['nets'].values() for v in net.values())
-    assert list(pd.read_csv('log.csv').step) == [2, 4, 6, 8, 10]
+    assert list(pd.read_csv('run/log.csv').step) == [2, 4, 6, 8, 10]
 
 
 class Still(loop.Update):
@@ -221,53 +244,63 @@ class Still(loop.Update):
 
 @pytest.mark.parametrize('loss, won', [(0.001, True), (0.6, False)])
 def test_a_critic_that_has_won_is_reported(tmp_path, loss, won):
-    def go(): loop.run(Still(loss), lambda start: iter([()] * 60), 60, tmp_path/'log.csv', tmp_path/'run', every=3)
+    def go(): loop.train(Still(loss), lambda start: iter([()] * 60), LearningRow(every=3), 60, tmp_path)
     if won:
         with pytest.warns(UserWarning, match='step 30: the critic has won'): go()
     else: go()
 
 
 def test_a_long_run_is_estimated(tmp_path, capsys):
-    update = methods.build(Row(ROW, adversarial=0))
+    update = methods.build(row(adversarial=0))
     x = torch.rand(1, 3, 32, 32)
     def batches(start):
         for i in range(15): yield x[..., ::4, ::4], x
-    loop.run(update, batches, 1000, tmp_path/'log.csv', tmp_path/'run', every=5, name='toy')
+    loop.train(update, batches, LearningRow(every=5, name='toy'), 1000, tmp_path)
     assert 's a step, about' in (said := capsys.readouterr().err) and 'minutes to go' in said and 'GB=' in said
 
 
 # several processes
 
+PLAIN = CRITIC | {'net': 'plain'}                                  # without batch norm
+RELATIVISTIC = PLAIN | {'kind': 'relativistic'}
 CASES = {
     'without statistics: pixel':     {'adversarial': 0},
-    'without statistics: critic':    {'critic': {'net': 'plain', 'kind': 'vanilla', 'nf': 4, 'stages': 3}},
-    'in two parts each':             {'critic': {'net': 'plain', 'kind': 'vanilla', 'nf': 4, 'stages': 3}, 'accumulate': 2},
-    'relativistic mean: local':      {'critic': {'net': 'plain', 'kind': 'relativistic', 'nf': 4, 'stages': 3}},
-    'relativistic mean: reduced':    {'critic': {'net': 'plain', 'kind': 'relativistic', 'nf': 4, 'stages': 3}, 'statistics': 'reduced'},
+    'without statistics: critic':    {'critic': PLAIN},
+    'in two parts each':             {'critic': PLAIN, 'accumulate': 2},
+    'relativistic mean: local':      {'critic': RELATIVISTIC},
+    'relativistic mean: reduced':    {'critic': RELATIVISTIC, 'statistics': 'reduced'},
     'batch norm: local':             {},
     'batch norm: reduced':           {'statistics': 'reduced'},
 }
 
 def weights(change: dict) -> torch.Tensor:
     "All weights after 20 steps on the same global batches."
-    row = Row(ROW | dict(ema=0, schedule='constant', warmup=0, rate=1e-4, critic_rate=1e-4, adversarial=0.1) | change)
-    update = methods.build(row)
-    if row.critic['kind'] == 'relativistic':                       # a shift of all logits cancels: the gradients of some biases are rounding, which Adam would make large
+    plain = dict(ema=0, schedule='constant', warmup=0, rate=1e-4, critic_rate=1e-4, adversarial=0.1)
+    asked = row(**plain | change)
+    update = methods.build(asked)
+    if asked.critic.kind == 'relativistic':
+        # a shift of all logits cancels: the gradients of some biases are rounding, which Adam would make large
         for opt in update.opts.values(): opt.param_groups[0]['eps'] = 1e-2
-        update.critic.net.tail[-1].weight.data *= 300           # opinions: the mean of half a batch is another than that of the whole
-    loop.fit(update, loop.share(methods.pairs.batches(row)), 20)
+        # opinions: the mean of half a batch is another than that of the whole
+        update.critic.net.tail[-1].weight.data *= 300
+    loop.fit(update, processes.shard(pairs.batches(asked)), 20)
     return torch.cat([p.detach().flatten() for net in update.nets.values() for p in net.parameters()])
 
 
+def short(name: str): return learn(row(name=name, critic=PLAIN, rate=1e-4, critic_rate=1e-4, steps=8))
+
+
 def in_each_process():
-    loop.join()
-    for i, change in enumerate(CASES.values()): torch.save(weights(change), f'case{i}-{loop.world()[0]}.pt')
-    methods.learn(Row(ROW, critic=CASES['without statistics: critic']['critic'], rate=1e-4, critic_rate=1e-4, name='shared', steps=8))
+    processes.join()
+    for i, change in enumerate(CASES.values()): torch.save(weights(change), f'case{i}-{processes.world()[0]}.pt')
+    short('shared')
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(trainer):
-    "The same global batch in one process and in two: equal where nothing depends on the whole batch, or where its statistics are reduced; local statistics are others."
-    trainer.finish('', 'import test_training; loop.launch(test_training.in_each_process, processes=2)')
+    """The same global batch in one process and in two: equal where nothing depends on the whole batch,
+    or where its statistics are reduced; local statistics are others."""
+    trainer.finish('', 'import test_training; processes.launch(test_training.in_each_process, processes=2)')
     torch.set_num_threads(1)
     for i, (name, change) in enumerate(CASES.items()):
         one, (first, second) = weights(change), (torch.load(f'case{i}-{rank}.pt') for rank in (0, 1))
@@ -276,17 +309,37 @@ def test_two_processes_compute_what_one_does(trainer):
         assert off > 1e-5 if 'local' in name else off < 1e-5, f'{name}: {off:.1e}'
     log = core.out('log', 'shared.csv')
     together, table = core.read_state(core.model_path('shared')), pd.read_csv(log)
-    alone = methods.learn(Row(ROW, critic=CASES['without statistics: critic']['critic'], rate=1e-4, critic_rate=1e-4, name='alone', steps=8))
-    for k, v in core.read_state(core.model_path('alone')).items(): torch.testing.assert_close(v, together[k], rtol=0, atol=1e-5)
-    for term in ('pixel', 'critic', 'gradient_net', 'psnr'): assert (table[term] - alone[term]).abs().max() < 1e-3 * alone[term].abs().max(), term   # the log is the whole batch's
+    alone = short('alone')
+    for k, v in core.read_state(core.model_path('alone')).items():
+        torch.testing.assert_close(v, together[k], rtol=0, atol=1e-5)
+    for term in ('pixel', 'critic', 'gradient_net', 'psnr'):       # the log is the whole batch's
+        assert (table[term] - alone[term]).abs().max() < 1e-3 * alone[term].abs().max(), term
     assert not list(Path('out/scratch').iterdir()) and len(list(Path('out/log').iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_process_is_one_sentence(trainer):
-    said = trainer.finish(ROW | {'net': 'srresnt'}, 'methods.learn(params.Row({}), processes=2)', status=256)
-    assert 'srnb.core.Error: one of 2 processes failed: ' in said and "unknown network 'srresnt'" in said.splitlines()[-1]
+    said = trainer.finish(ROW | {'net': 'srresnt'}, 'learn(GeneratorRow.read({}), processes=2)', status=256)
+    assert 'srnb.core.Error: one of 2 processes failed: ' in said
+    assert "unknown network 'srresnt'" in said.splitlines()[-1]
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
-    monkeypatch.setattr(train, 'world', lambda: (0, 3))
-    with pytest.raises(Error, match='a batch of 4 cannot be shared evenly by 3 processes'): next(loop.share([(torch.zeros(4), torch.zeros(4))]))
+    monkeypatch.setattr(processes, 'world', lambda: (0, 3))
+    batch = torch.zeros(4), torch.zeros(4)
+    with pytest.raises(Error, match='a batch of 4 cannot be shared evenly by 3 processes'):
+        next(processes.shard([batch]))
+
+
+# what a row says reaches what it is about
+
+@pytest.mark.parametrize('kind, more', [
+    (GeneratorRow, {}), (EusrRow, {'passes': ['x4']}), (EusrRow, {'scales': [2, 4]})])
+@pytest.mark.parametrize('rounded', [True, False])
+def test_low_resolution_is_rounded_or_not(repository, kind, more, rounded):
+    "R19: a row's `round_lr` reaches the pairs of every kind of row."
+    asked = kind(patch=32, batch=2, round_lr=rounded, **more)
+    lr, hr = next(methods.RECIPES[kind].batches(asked))
+    levels = 255 * lr
+    assert (abs(levels - levels.round()).max() < 1e-3) == rounded
+    assert abs(255 * hr - (255 * hr).round()).max() < 1e-3
