@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from srnb import core
-from srnb.core import Error
 from srnb.data import image, pairs, photos
-from srnb.params import EusrRow, GeneratorRow, LearningRow
 from srnb.training import loop, methods, processes
+from srnb.core import Error
+from srnb.params import EusrRow, GeneratorRow, LearningRow
 from srnb.training.checkpoints import Checkpoints
 from srnb.training.learn import learn
 from srnb.training.log import log_of
