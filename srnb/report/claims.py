@@ -6,7 +6,7 @@
 __all__ = ['COMPARISONS', 'CLOSE', 'RANKER_STATISTICS', 'PAPERS', 'SENTENCES', 'STATEMENT_COLUMNS', 'FUSION_READINGS',
            'CLAIM_COLUMNS', 'RUNGS', 'Comparison', 'lower', 'higher', 'Sentence', 'Missing', 'Answer', 'deciding',
            'answer_to', 'close_levels', 'close_accuracy', 'close_distance', 'over_rival', 'of_seed', 'draws_over_seeds',
-           'Networks', 'Evidence', 'scores_of_both', 'oracle_gain', 'of_photographs', 'Printed', 'answer',
+           'Networks', 'Evidence', 'scores_of_both', 'oracle_gain', 'of_photographs', 'Printed', 'ask',
            'printed_verdict', 'settle', 'decide', 'by_seed', 'select', 'figure_statements', 'between', 'claims_table',
            'ladder']
 
@@ -283,8 +283,8 @@ class Printed(Evidence):
         if c.first not in self.PREDICTORS: raise Missing(c.first)
         return answer_to(c, [self.PREDICTORS[c.first]] * 3)
 
-# %% ../../nbs/library/76_report.claims.ipynb #7312939c
-def answer(c: Comparison, evidence: Evidence, on: str = '', turn: bool = False, seed: int | None = None,
+# %% ../../nbs/library/76_report.claims.ipynb #c12d7018
+def ask(c: Comparison, evidence: Evidence, on: str = '', turn: bool = False, seed: int | None = None,
            rng: np.random.Generator | None = None) -> Answer:
     "The answer to one comparison, by its kind."
     if choose(c.kind, COMPARISONS, 'kind of comparison') == 'ranker': return evidence.of_ranker(c, turn, seed, rng)
@@ -302,7 +302,7 @@ def settle(s: Sentence, evidence: Evidence, claimed: bool = False, seed: int | N
     "holds, fails, undecided, or what is missing; and the answer that decides."
     parts = [(c, on) for c in s.comparisons for on in (evidence.sets(c.first, c.second) if c.each else [''])]
     parts = parts or [(s.comparisons[0], '')]                        # no set has both, and this one will say why
-    try: a = deciding([answer(c, evidence, on, claimed and c.side == 'below', seed, rng) for c, on in parts])
+    try: a = deciding([ask(c, evidence, on, claimed and c.side == 'below', seed, rng) for c, on in parts])
     except Missing as e: return f'not available: {e}', None
     return a.verdict, a
 

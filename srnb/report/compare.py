@@ -6,7 +6,7 @@
 __all__ = ['ESTIMATES', 'LINE_NAMES', 'OUTCOMES', 'NUMBERS', 'TIDY', 'within', 'means_agree', 'estimate', 'same_words',
            'tables_agree', 'compare_file', 'compare', 'count_files', 'conclusion']
 
-# %% ../../nbs/library/79_report.compare.ipynb #8d575f1d
+# %% ../../nbs/library/79_report.compare.ipynb #3b250045
 import argparse, sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .. import core, params
 from ..core import Error
 from . import results
 
-# %% ../../nbs/library/79_report.compare.ipynb #75075d4c
+# %% ../../nbs/library/79_report.compare.ipynb #9ec12bfc
 def within(here: pd.DataFrame, there: pd.DataFrame, column: str) -> bool:
     "Does each number of a column lie in the other's interval, both ways? One without an interval only has to be there."
     def inside(a, b): return (a[column].between(b.low - 1e-9, b.high + 1e-9) | b.low.isna()).all()
@@ -29,7 +29,7 @@ def means_agree(here: pd.DataFrame, there: pd.DataFrame) -> bool:
     a, b = (results.mean_scores(t).set_index(by).sort_index() for t in (here, there))
     return a.index.equals(b.index) and within(a, b, 'value')
 
-# %% ../../nbs/library/79_report.compare.ipynb #55226011
+# %% ../../nbs/library/79_report.compare.ipynb #879e2696
 ESTIMATES = ['ours', 'value', 'number', 'gain', 'difference', 'ranker']        # as tables name them
 LINE_NAMES = ['item', 'row', 'column', 'method', 'set', 'metric', 'protocol', 'claim', 'statistic', 'first', 'second',
               'level']                                                          # columns that say what a line is about
@@ -58,7 +58,7 @@ def tables_agree(here: pd.DataFrame, there: pd.DataFrame) -> bool:
     a, b = here[numbers].astype(float), there[numbers].astype(float)
     return same_words(here, there, words) and bool(np.allclose(a, b, rtol=1e-6, equal_nan=True))
 
-# %% ../../nbs/library/79_report.compare.ipynb #6765aaf1
+# %% ../../nbs/library/79_report.compare.ipynb #1078f94e
 OUTCOMES = ['same bytes', 'within the interval', 'different', 'not made here']
 NUMBERS = ['scores', 'tables', 'paper']                           # the parts of a run that are judged
 TIDY = {'method', 'seed', 'set', 'image', 'metric', 'protocol', 'value'}
@@ -89,7 +89,7 @@ def compare(profile: str = '') -> pd.DataFrame:
     if not rows: raise Error(f'results/{profile} holds no scores, tables or figures.')
     return pd.DataFrame(rows, columns=['part', 'file', 'verdict'])
 
-# %% ../../nbs/library/79_report.compare.ipynb #da738b36
+# %% ../../nbs/library/79_report.compare.ipynb #3b22b717
 def count_files(found: pd.DataFrame) -> pd.DataFrame:
     "How many files of each part have which verdict."
     counts = pd.crosstab(found.part, found.verdict)
@@ -126,5 +126,5 @@ def _main(given: list[str] | None = None) -> int:
     print(count_files(found).to_string(), text, sep='\n\n')
     return 0 if same else 1
 
-# %% ../../nbs/library/79_report.compare.ipynb #f0b50626
+# %% ../../nbs/library/79_report.compare.ipynb #38088ea6
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(_main())
