@@ -63,6 +63,7 @@ FUSIONS = {
     'ensemble':        Fusion(fuse_ensemble),
 }
 
+# %% ../../nbs/library/53_pictures.fuse.ipynb #8791fc1d
 def fuse_row(name: str) -> FuseRow:
     "The row `name` of the block `fuse`, with what its kind needs and nothing that another kind would."
     rows, where = params.current().get('fuse') or {}, f"row '{name}' of fuse"

@@ -32,14 +32,16 @@ def interpolate(a, b, alpha: float):
     off = sorted(k for k in shapes_a.keys() | shapes_b.keys() if shapes_a.get(k) != shapes_b.get(k))
     if off:
         raise Error(f"networks of different layout cannot be interpolated: {len(off)} entries differ, first '{off[0]}' "
-                    f"({shapes_a.get(off[0], 'absent')} and {shapes_b.get(off[0], 'absent')}). Both must be one class of one width and depth.")
+                    f"({shapes_a.get(off[0], 'absent')} and {shapes_b.get(off[0], 'absent')}). "
+                    "Both must be one class of one width and depth.")
     return {k: torch.lerp(v, b[k].to(v), alpha) if v.is_floating_point() else v for k, v in a.items()}
 
 # %% ../../nbs/library/52_pictures.operators.ipynb #2f5a318e
 def check_sizes(a: Tensor, b: Tensor):
     "Are two pictures of one size?"
     if a.shape != b.shape:
-        raise Error(f"pictures of {tuple(a.shape)} and {tuple(b.shape)} cannot be fused: the same photographs at the same size, please.")
+        raise Error(f"pictures of {tuple(a.shape)} and {tuple(b.shape)} cannot be fused: "
+                    "the same photographs at the same size, please.")
 
 def blend(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     "(1 - alpha)·a + alpha·b of pictures (n, 3, h, w), 0…1."
@@ -54,8 +56,8 @@ def soft(x: Tensor, xi: float) -> Tensor:
     return F.softshrink(x, xi)
 
 def soft_threshold(gan: Tensor, fidelity: Tensor, xi: float, reading: str = 'levels') -> Tensor:
-    """Bi-GANs-ST's fusion of pictures (n, 3, h, w), 0…1 (eq. 9); xi in grey levels, or of the largest difference where `reading`
-    is 'scaled'."""
+    """Bi-GANs-ST's fusion of pictures (n, 3, h, w), 0…1 (eq. 9); xi in grey levels, or of the largest difference
+    where `reading` is 'scaled'."""
     choose(reading, READINGS, 'reading of the soft threshold')
     check_sizes(gan, fidelity)
     if xi < 0: raise Error(f"a threshold cannot be negative, as {xi} is.")
@@ -89,8 +91,8 @@ def back_project(sr: Tensor, lr: Tensor, steps: int = 20, kernel: str = 'gaussia
 @torch.no_grad()
 def self_ensemble(net, lr: Tensor) -> Tensor:
     "The mean of `net` over the eight symmetries of the square, each turned back: (n, 3, h, w) → (n, 3, s·h, s·w)."
-    total = 0
+    found = []
     for quarter in range(4):
         x = torch.rot90(lr, quarter, (-2, -1)).contiguous()
-        for y in net(x), net(x.flip(-1)).flip(-1): total = total + torch.rot90(y, -quarter, (-2, -1))
-    return total / 8
+        for y in net(x), net(x.flip(-1)).flip(-1): found.append(torch.rot90(y, -quarter, (-2, -1)))
+    return sum(found, torch.tensor(0.)) / 8

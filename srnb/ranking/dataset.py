@@ -26,12 +26,14 @@ class RankSet:
         if not path.exists(): raise Error(f"no rank dataset at {path}; `dvc repro rank_dataset@{name}` makes it.")
         about, table = json.loads(path.with_suffix('.json').read_text()), pd.read_parquet(path)
         self.name, self.patch, self.sources = name, about['patch'], about['sources']
-        self.levels = [choose(level, about['levels'], 'level', f"rank dataset '{name}'") for level in levels] or about['levels']
+        for level in levels: choose(level, about['levels'], 'level', f"rank dataset '{name}'")
+        self.levels = list(levels) or about['levels']
         if len(self.levels) < 2: raise Error(f"a ranker needs two levels or more, not {self.levels}.")
 
         self.spots = table[table.level == about['levels'][0]][['image', 'x', 'y', 'split']].reset_index(drop=True)
         columns = [about['levels'].index(level) for level in self.levels]
-        self.values = {metric: table[metric].to_numpy().reshape(len(self.spots), -1)[:, columns] for metric in about['metrics']}
+        by_patch = {metric: table[metric].to_numpy().reshape(len(self.spots), -1) for metric in about['metrics']}
+        self.values = {metric: values[:, columns] for metric, values in by_patch.items()}
         self.arenas = [Arena(core.out('rank', name, f'{level}.npy')) for level in self.levels]
         number = {Path(file).stem: i for i, file in enumerate(self.arenas[0].files)}
         self.photograph = self.spots['image'].map(lambda file: number[Path(file).stem]).to_numpy()
@@ -57,8 +59,8 @@ class RankSet:
         return self.labels(metric)[self.split('train')].mean(0)
 
     def pixels(self, patches, levels, shift: int = 0) -> Tensor:
-        """Patches by number, each at the level of its number, moved down and right by `shift` as far as the photograph goes:
-        (n, 3, patch, patch) uint8."""
+        """Patches by number, each at the level of its number, moved down and right by `shift` as far as the photograph
+        goes: (n, 3, patch, patch) uint8."""
         found = torch.empty(len(patches), 3, self.patch, self.patch, dtype=torch.uint8)
         for into, k, level in zip(found.numpy(), patches, levels):
             whole = self.arenas[level].view(self.photograph[k])              # (h, w, 3)
@@ -73,16 +75,19 @@ class RankSet:
 
 # %% ../../nbs/library/61_ranking.dataset.ipynb #54de3a40
 class RankPairs:
-    "Endless batches `(first, second, a, b)`: pictures 0…1 of the same patches at two levels, and their labels (lower is better)."
+    """Endless batches `(first, second, a, b)`: pictures 0…1 of the same patches at two levels, and their labels
+    (lower is better)."""
     def __init__(self, data: RankSet, metric: str, batch: int = 32, seed: int = 0, split: str = 'train',
                  labels: str = 'value',          # or 'order', 'level': see `RankSet.labels`
                  most: int = 0,                  # learn from so many patches only (rank dataset 1)
                  crop: int = 0, turns: bool = False, device='cpu', start: int = 0):
-        self.data, self.batch, self.seed, self.crop, self.turns, self.device, self.n = data, batch, seed, crop, turns, device, start
+        self.data, self.batch, self.seed, self.crop, self.turns = data, batch, seed, crop, turns
+        self.device, self.n = device, start
         self.labels, self.patches = data.labels(metric, labels), data.split(split)
         if most: self.patches = np.sort(np.random.default_rng(seed).permutation(self.patches)[:most])
         if len(self.patches) < 2:
-            raise Error(f"{data.name} has {len(self.patches)} patches in '{split}'; a ranker needs more: add photographs or relax its filters.")
+            raise Error(f"{data.name} has {len(self.patches)} patches in '{split}'; a ranker needs more: "
+                        "add photographs or relax its filters.")
         if crop > data.patch: raise Error(f"crop {crop} is larger than the patches of {data.name} ({data.patch}).")
         self.pairs = np.array(list(permutations(range(len(data.levels)), 2)))
 
@@ -95,8 +100,8 @@ class RankPairs:
         "Both sides (2, batch, 3, patch, patch) of batch `n`, cropped and turned alike."
         u = np.random.default_rng([self.seed, n, 1]).random((3, self.batch))
         size = self.crop or self.data.patch
-        tops, lefts = np.int64(u[:2] * (self.data.patch - size + 1))
-        turns = np.int64(u[2] * 8) * self.turns
+        tops, lefts = (u[:2] * (self.data.patch - size + 1)).astype(np.int64)
+        turns = (u[2] * 8).astype(np.int64) * self.turns
         crops = [x[:, k, :, top:top + size, left:left + size] for k, (top, left) in enumerate(zip(tops, lefts))]
         return torch.stack([turned(crop, turn) for crop, turn in zip(crops, turns)], 1)
 
@@ -122,7 +127,10 @@ def turned(x: Tensor, turn: int) -> Tensor:
     return x.mT if turn & 4 else x
 
 # %% ../../nbs/library/61_ranking.dataset.ipynb #ea8075b5
-def label_noise(data: RankSet, metric: str, protocol: str = '', shift: int = 8, count: int = 64, seed: int = 0) -> pd.Series:
+def label_noise(data: RankSet, metric: str, protocol: str = '',
+                shift: int = 8,      # px
+                count: int = 64,     # patches
+                seed: int = 0) -> pd.Series:
     """Deviation of a label when its patch moves by `shift` pixels, beside the deviation between levels inside a patch,
     and how many pairs of levels change their order."""
     chosen, n = np.random.default_rng(seed).permutation(len(data))[:count], len(data.levels)
@@ -130,7 +138,8 @@ def label_noise(data: RankSet, metric: str, protocol: str = '', shift: int = 8, 
         pixels = [data.pixels(chosen, [level] * len(chosen), shift) for level in range(n)]
         return np.stack([patch_labels(x, metric, protocol) for x in pixels], 1)
     here, there = labels(0), labels(shift)
-    changed = [np.nanmean((here[:, i] < here[:, j]) != (there[:, i] < there[:, j])) for i, j in permutations(range(n), 2)]
+    pairs = permutations(range(n), 2)
+    changed = [np.nanmean((here[:, i] < here[:, j]) != (there[:, i] < there[:, j])) for i, j in pairs]
     return pd.Series({'moved': np.nanstd(here - there) / 2**0.5,
                       'between levels': np.nanmean(np.nanstd(here, 1, ddof=1)),
                       'orders that change': np.mean(changed)})

@@ -8,6 +8,7 @@ __all__ = ['SCORE_SCALES', 'Judgements', 'trivial', 'hits', 'accuracy', 'accurac
            'judgements_of', 'report_of', 'level_means']
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ff67e0b9
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import numpy as np, pandas as pd
 
 from .. import core, params, stats
 from ..core import Error
+from ..params import RankerRow
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #e15633dc
 class Judgements(NamedTuple):
@@ -111,23 +113,26 @@ def interval_over_photographs(judged: Judgements, *statistics, draws: int = 400,
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #0b48268b
 def ranker_report(judged: Judgements, means, draws: int = 400, seed: int = 0) -> pd.DataFrame:
-    "One line a statistic: ranker, trivial ranker (order of the levels' `means`) and their difference, with intervals over photographs."
+    """One line a statistic: ranker, trivial ranker (order of the levels' `means`) and their difference,
+    with intervals over photographs."""
     statistics = {'srocc': srocc_overall, 'srocc within patches': srocc_within, 'srocc across patches': srocc_across,
                   'accuracy': accuracy}
     for i, j in judged.pairs():
-        statistics[f'accuracy {judged.levels[i]}, {judged.levels[j]}'] = lambda d, pair=(i, j): accuracy(d, pair)
-    statistics['accuracy against the order'] = lambda d: accuracy_against_order(d, means)
+        statistics[f'accuracy {judged.levels[i]}, {judged.levels[j]}'] = partial(accuracy, pair=(i, j))
+    statistics['accuracy against the order'] = partial(accuracy_against_order, means=means)
 
     def both(judged):
         return np.array([[f(judged), f(trivial(judged, means))] for f in statistics.values()])
     ranker, idle = both(judged).T
-    draw = np.array([both(judged.take(k)) for k in stats.resamples(judged.photograph, draws, seed)])      # (draws, statistics, 2)
+    resamples = stats.resamples(judged.photograph, draws, seed)
+    draw = np.array([both(judged.take(k)) for k in resamples])                # (draws, statistics, 2)
     with np.errstate(all='ignore'):
         low, high = np.nanpercentile(draw[..., 0], [2.5, 97.5], axis=0)
         difference_low, difference_high = np.nanpercentile(draw[..., 0] - draw[..., 1], [2.5, 97.5], axis=0)
     return pd.DataFrame({'statistic': list(statistics), 'ranker': ranker, 'low': low, 'high': high, 'trivial': idle,
-                         'difference': ranker - idle, 'difference_low': difference_low, 'difference_high': difference_high,
-                         'patches': len(judged.label), 'photographs': len(np.unique(judged.photograph))})
+                         'difference': ranker - idle, 'difference_low': difference_low,
+                         'difference_high': difference_high, 'patches': len(judged.label),
+                         'photographs': len(np.unique(judged.photograph))})
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ad493a11
 def _read(ranker: str, path: Path) -> pd.DataFrame:
@@ -144,7 +149,8 @@ def report_of(ranker: str) -> pd.DataFrame:
 
 def level_means(ranker: str) -> np.ndarray:
     "The levels' mean labels on training patches, lower is better: all that the trivial ranker knows."
-    row, judged = params.row(ranker), judgements_of(ranker)
+    row: RankerRow = params.row(ranker)
+    judged = judgements_of(ranker)
     table = pd.read_parquet(core.out('rank', f'{row.dataset}.parquet'), columns=['level', 'split', row.metric])
     means = table[table.split == 'train'].groupby('level')[row.metric].mean()[judged.levels].to_numpy()
-    return means if judged.label.mean() > 0 else -means                       # the label of a metric that grows with quality is its negative
+    return means if judged.label.mean() > 0 else -means  # the label of a metric that grows with quality is its negative

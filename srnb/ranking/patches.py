@@ -129,7 +129,8 @@ def by_chunks(function: Callable, picture: Tensor, spots: np.ndarray, patch: int
 def choose_patches(levels: dict[str, Tensor], row: RankSetRow, seed: int) -> tuple[np.ndarray, Counter]:
     "Where the patches of one photograph lie that the row keeps, and how many were left out why."
     first, second = (levels[name] for name in row.between or list(levels)[-2:])
-    spots = grid(*first.shape[-2:], row.patch, row.stride, row.last)
+    height, width = first.shape[-2:]
+    spots = grid(height, width, row.patch, row.stride, row.last)
     count = Counter(cut=len(spots))
     def keep(spots, kept, why):
         count[why] += int((~kept).sum())
@@ -230,7 +231,8 @@ def render_levels(draft: Draft):
         for level, source in draft.levels.items():
             missing = [i for i in draft.numbers if not draft.picture(level, i).exists()]
             bar.update(len(draft.numbers) - len(missing))
-            render = renderer(source, row.scale) if missing else None
+            if not missing: continue
+            render = renderer(source, row.scale)
             for i in missing:
                 hr = image.multiple(image.middle(draft.arena[i], row.middle), row.scale)[None] / 255
                 image.write(draft.picture(level, i), render(hr, draft.stems[i]))

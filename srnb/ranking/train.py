@@ -32,9 +32,10 @@ class RankerUpdate(loop.Update):
         self.margin, self.clamp, self.sign = margin, clamp, sign
         self.nets, self.opts = {'net': net}, {'net': loop.adam(net, rate, betas, decay)}
 
-    def loss(self, *scores_and_labels: Tensor) -> Tensor:
-        if self.kind == 'regression': return regression(*scores_and_labels)
-        return margin_rank(*scores_and_labels, self.margin, self.clamp, self.sign)
+    def loss(self, s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        "Of scores s and t whose labels are a and b."
+        if self.kind == 'regression': return regression(s, t, a, b)
+        return margin_rank(s, t, a, b, self.margin, self.clamp, self.sign)
 
     def __call__(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         with self.precision(): s, t = self.net(first), self.net(second)

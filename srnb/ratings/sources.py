@@ -33,8 +33,8 @@ def set_folder(name: str, file: str) -> Path:
     for folder in photos.shelves(name):
         if (folder/file).exists(): return folder
     looked = ' or '.join(map(str, photos.shelves(name)[:-1])) or f'$SRNB_DATA/{name}'
-    raise Error(f"no {file} in {looked}: '{name}' is handed out on request only. Put its files there and name the folder above in SRNB_DATA, "
-                "or use the ratings 'synthetic'.")
+    raise Error(f"no {file} in {looked}: '{name}' is handed out on request only. Put its files there and name the "
+                "folder above in SRNB_DATA, or use the ratings 'synthetic'.")
 
 def images_by_name(folder: Path) -> dict[str, Path]:
     "The images anywhere under a folder, by their names in lower case."
@@ -55,7 +55,8 @@ def match_ratings(name: str,
     "The rows whose picture is there."
     kept = [(there[picture], photograph, p) for picture, photograph, p in rows if picture in there]
     if len(kept) < len(rows):
-        warnings.warn(f"{name}: {len(rows) - len(kept)} of {len(rows)} rated pictures are not in the folder; the others are used.")
+        warnings.warn(f"{name}: {len(rows) - len(kept)} of {len(rows)} rated pictures are not in the folder; "
+                      "the others are used.")
     if not kept: raise Error(f"{name}: none of its {len(rows)} rated pictures is in the folder.")
     files, photograph, p = zip(*kept)
     photograph = np.array(photograph)
@@ -79,11 +80,13 @@ def tid2013(held: int = 3) -> Ratings:
     folder = set_folder('tid2013', 'mos_with_names.txt')
     mos, std = read_words(folder/'mos_with_names.txt', 2), read_words(folder/'mos_std.txt', 1)
     if len(mos) != len(std):
-        raise Error(f"{folder}: {len(mos)} lines in mos_with_names.txt, {len(std)} in mos_std.txt; both belong to one release.")
+        raise Error(f"{folder}: {len(mos)} lines in mos_with_names.txt, {len(std)} in mos_std.txt; "
+                    "both belong to one release.")
     mean, deviation = (torch.tensor([float(words[0]) for words in table]) for table in (mos, std))
     names = [Path(words[1]).stem.lower() for words in mos]                       # i01_01_1
     rows = [(name, name.split('_')[0], p) for name, p in zip(names, gaussian_ratings(mean + 1, deviation))]
-    return match_ratings('TID2013', rows, images_by_name(folder), lambda photograph: np.isin(photograph, np.unique(photograph)[:held]))
+    def validates(photograph): return np.isin(photograph, np.unique(photograph)[:held])
+    return match_ratings('TID2013', rows, images_by_name(folder), validates)
 
 RATED_SETS = {'ava': ava, 'tid2013': tid2013}
 
@@ -96,7 +99,8 @@ class RatedPictures:
         self.ratings, self.patch, self.seed = ratings, patch, seed
         self.held, self.taught = np.flatnonzero(ratings.valid), np.flatnonzero(~ratings.valid)
         if not len(self.held) or not len(self.taught):
-            raise Error(f"{len(self.taught)} pictures to learn from and {len(self.held)} to validate on; both are needed.")
+            raise Error(f"{len(self.taught)} pictures to learn from and {len(self.held)} to validate on; "
+                        "both are needed.")
 
     def read(self, k: int, where=(0.5, 0.5)) -> Tensor:
         "A patch of a picture, from its upper left corner (0, 0) to its lower right (1, 1)."

@@ -33,8 +33,9 @@ def jpeg(x: np.ndarray, quality: int) -> np.ndarray:
 
 def resampled(x: np.ndarray, factor: float) -> np.ndarray:
     "Bicubic to a `factor` of the size, and back: what super-resolution begins with."
-    t = torch.from_numpy(x).movedim(-1, 0)
-    return imresize(imresize(t, 1 / factor), factor, t.shape[-2:]).movedim(0, -1).numpy()
+    height, width, _ = x.shape
+    small = imresize(torch.from_numpy(x).movedim(-1, 0), 1 / factor)
+    return imresize(small, factor, (height, width)).movedim(0, -1).numpy()
 
 def mosaic(x: np.ndarray, side: int) -> np.ndarray:
     "Squares of one colour, that of a pixel in their middle."
@@ -48,7 +49,7 @@ def salt_and_pepper(x: np.ndarray, share: float, rng) -> np.ndarray:
 
 def grey(x: np.ndarray) -> np.ndarray:
     "(h, w, 1)"
-    return (x @ np.float32([0.299, 0.587, 0.114]))[..., None]
+    return (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
 
 def either_sign(rng) -> float: return rng.choice([-1., 1.])
 
@@ -66,7 +67,8 @@ STRUCTURE = {  # name: patch, strength, random generator → distorted; five str
 
 def tinted(x: np.ndarray, strength: float, rng) -> np.ndarray:
     "One channel stronger, another weaker."
-    return x * np.float32(1 + strength * np.roll([1, 0, -1], rng.integers(3)) * either_sign(rng))
+    weights = 1 + strength * np.roll([1, 0, -1], rng.integers(3)) * either_sign(rng)
+    return x * np.asarray(weights, np.float32)
 
 TONE = {
     'exposure':   (lambda x, s, rng: x + s * either_sign(rng), (.04, .08, .15, .24, .36)),
@@ -76,8 +78,12 @@ TONE = {
     'tint':       (tinted, (.06, .12, .2, .32, .5)),
 }
 
-def rating_by_ssim(x: Tensor, hr: Tensor) -> Tensor: return 1 + 9 * fidelity.ssim(x, hr, crop=0).clamp(0, 1)
-def rating_by_psnr(x: Tensor, hr: Tensor) -> Tensor: return 1 + 9 * ((fidelity.psnr(x, hr, 0, 'rgb') - 10) / 30).clamp(0, 1)
+# %% ../../nbs/library/66_ratings.synthetic.ipynb #b133bb67
+def rating_by_ssim(x: Tensor, hr: Tensor) -> Tensor:
+    return 1 + 9 * fidelity.ssim(x, hr, crop=0).clamp(0, 1)
+
+def rating_by_psnr(x: Tensor, hr: Tensor) -> Tensor:
+    return 1 + 9 * ((fidelity.psnr(x, hr, 0, 'rgb') - 10) / 30).clamp(0, 1)
 
 class Ladder(NamedTuple):
     "Kinds of distortions, and the metric that rates them."
@@ -85,7 +91,10 @@ class Ladder(NamedTuple):
     metric: str                # what a table must say
     score: Callable            # distorted, original (n, 3, h, w) → (n,), 1…10
 
-LADDERS = {'synthetic': Ladder(STRUCTURE, 'SSIM', rating_by_ssim), 'synthetic_tone': Ladder(TONE, 'PSNR', rating_by_psnr)}
+LADDERS = {
+    'synthetic':      Ladder(STRUCTURE, 'SSIM', rating_by_ssim),
+    'synthetic_tone': Ladder(TONE, 'PSNR', rating_by_psnr),
+}
 SPREAD = 1.                    # of people's opinions about one picture
 
 # %% ../../nbs/library/66_ratings.synthetic.ipynb #f93f0da8
@@ -119,16 +128,16 @@ class SyntheticRatings:
 
     def distort(self, x: Tensor, kind: str, level: int, seed) -> np.ndarray:
         "(3, h, w) → (h, w, 3)"
-        x = np.ascontiguousarray(x.movedim(0, -1).numpy())
-        if level == ORIGINAL: return x
+        original = np.ascontiguousarray(x.movedim(0, -1).numpy())
+        if level == ORIGINAL: return original
         change, strengths = self.ladder.kinds[kind]
-        return np.float32(change(x, strengths[level], np.random.default_rng(seed)))
+        return np.asarray(change(original, strengths[level], np.random.default_rng(seed)), np.float32)
 
     def make(self, spots, rungs, seeds) -> tuple[Tensor, Tensor]:
         "Patches at `spots`, distorted as their (kind, level) says, and their distributions."
         hr = cut_crops(self.arena, np.array(spots), self.patch).float() / 255
-        x = np.stack([self.distort(y, *rung, seed) for y, rung, seed in zip(hr, rungs, seeds)])
-        x = image.quantize(torch.from_numpy(x).movedim(-1, 1).contiguous())
+        distorted = np.stack([self.distort(y, kind, level, seed) for y, (kind, level), seed in zip(hr, rungs, seeds)])
+        x = image.quantize(torch.from_numpy(distorted).movedim(-1, 1).contiguous())
         return x, gaussian_ratings(self.ladder.score(x, hr).float(), torch.full((len(x),), SPREAD))
 
     def at(self, n: int, batch: int) -> tuple[Tensor, Tensor]:
@@ -145,8 +154,10 @@ class SyntheticRatings:
         spots = [self.spot(k.photograph, *uv) for k, uv in zip(keys, where)]
         seeds = [[self.seed, 2, k.photograph, k.place, k.level] for k in keys]
         x, p = self.make(spots, [(k.kind, k.level) for k in keys], seeds)
-        about = [(self.arena.files[k.photograph], k.kind, (k.level + 1) % (ORIGINAL + 1)) for k in keys]    # 1…5; 0 is the original
-        return x, p, pd.DataFrame(about, columns=['photograph', 'kind', 'level'])
+        about = pd.DataFrame({'photograph': [self.arena.files[k.photograph] for k in keys],
+                              'kind': [k.kind for k in keys],
+                              'level': [0 if k.level == ORIGINAL else k.level + 1 for k in keys]})
+        return x, p, about
 
     def mean(self) -> Tensor:
         "The mean distribution of what is learned from: of its first batches."
