@@ -85,7 +85,8 @@ def rename_rrdb(state: dict) -> dict:
     if unknown or not n:
         first = (unknown or list(state) or ['none'])[0]
         raise Error(f"this is no ×4 RRDB network of a known layout: {len(unknown)} of {len(state)} entries "
-                    f"are unknown, first '{first}'. Known begin with model.1.sub.0.RDB1, RRDB_trunk.0.RDB1 or body.0.rdb1.")
+                    f"are unknown, first '{first}'. Known begin with model.1.sub.0.RDB1, RRDB_trunk.0.RDB1 "
+                    f"or body.0.rdb1.")
     return {names[name]: values for name, values in state.items()}
 
 # %% ../../nbs/library/23_models.rrdbnet.ipynb #9246da2d
