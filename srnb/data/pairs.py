@@ -15,7 +15,6 @@ import numpy as np, torch
 from torch import Tensor
 
 from .. import core
-from . import photos
 from ..core import Error
 from .image import quantize
 from .photos import Arena

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import core
-from ..metrics import ma, niqe
+from ..metrics import ma, niqe, niqe_fast
 from ..core import choose
 from ..data.image import quantize
 from ..data.pairs import Pairs, cut_crops, draw_spots
@@ -66,7 +66,7 @@ def pyiqa_niqe() -> Callable:
     from scipy.io import savemat
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'niqe_modelparameters.mat'
-        mu, cov = niqe.published()
+        mu, cov = niqe.published_pristine()
         savemat(path, {'mu_prisparam': mu[None].numpy(), 'cov_prisparam': cov.numpy()})
         return pyiqa.create_metric('niqe', device='cpu', pretrained_model_path=str(path))
 
@@ -78,7 +78,7 @@ def niqe_calls(n: int = 640, batch: int = 16) -> tuple[dict[str, Callable], dict
         'pyiqa, one a call': lambda: torch.cat([theirs(v[None]).flatten() for v in few[:4]]),
         f'pyiqa, batches of {batch}': lambda: theirs(few),
         'niqe.niqe (torch, float64)': lambda: niqe.niqe(few, crop=4),
-        'niqe_fast.niqe_fast (fused)': lambda: niqe.niqe_fast(x, crop=4, undefined='nan'),
+        'niqe_fast.niqe_fast (fused)': lambda: niqe_fast.niqe_fast(x, crop=4, undefined='nan'),
     }
     return calls, dict(zip(calls, (len(few[:4]), batch, batch, n)))
 
@@ -96,9 +96,9 @@ def ma_calls(size: int = 296, **forest: int) -> tuple[dict[str, Callable], dict[
     from pyiqa.archs import nrqm_arch
     tables = [random_tables(columns, **forest) for columns in (18, 45, 75)]
     linear = np.array([1, 0.5, -0.3, 0.8])
-    model, x = ma.Model(tuple(ma.forest(*t) for t in tables), linear), patches(1, size) / 255
+    model, x = ma.MaModel(tuple(ma.matlab_forest(*t) for t in tables), linear), patches(1, size) / 255
     return {
-        "pyiqa's nrqm": lambda: nrqm_arch.nrqm(niqe.levels(x, 4, 'y'), linear[:, None], tables),
+        "pyiqa's nrqm": lambda: nrqm_arch.nrqm(niqe.niqe_plane(x, 4, 'y'), linear[:, None], tables),
         'ma.ma': lambda: ma.ma(x, model=model),
     }, {}
 
