@@ -111,7 +111,7 @@ def patch_labels(patches: Tensor, column: str, protocol: str = '') -> np.ndarray
     block = re.fullmatch(r'niqe_(\d+)', column)
     if not block: return registry.score_patches(patches, column, protocol).numpy()
     seen, crop = registry.parse(protocol or registry.METRICS['niqe'].protocol)
-    return niqe_fast.niqe_fast(patches, crop, int(block[1]), space={'y8': 'y'}.get(seen, seen), undefined='nan').numpy()
+    return niqe_fast.niqe_fast(patches, crop, int(block[1]), space=seen, undefined='nan').numpy()
 
 def lower_is_better(column: str) -> bool:
     "Of a column of the dataset."
