@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAYER_KINDS', 'LAYER_COLUMNS', 'LAYER_COLOURS', 'LAYER_WORDS', 'WIDE', 'THIN', 'GAP', 'INK', 'RED', 'GREEN', 'facts',
            'Call', 'listen', 'close', 'sum_of_two', 'side_by_side', 'source', 'LayerTable', 'layers',
-           'total_parameters', 'box_text', 'split_source', 'Drawing', 'drawn_size', 'draw_layers']
+           'total_parameters', 'box_text', 'split_source', 'Drawing', 'drawn_size', 'draw_layers', 'flow_box',
+           'flow_arrow']
 
 # %% ../../nbs/library/71_report.diagrams.ipynb #b72e6995
 import copy, itertools
@@ -280,3 +281,16 @@ def draw_layers(tables, titles='', inch: float = 0.42) -> plt.Figure:
         ax.set_title(title, fontsize=10, loc='left')
     plt.close(fig)
     return fig
+
+# %% ../../nbs/library/71_report.diagrams.ipynb #519e94f6
+def flow_box(ax, x: float, y: float, text: str, width: float, height: float = 0.8, colour: str = '#eef3f8',
+             fontsize: float = 8):
+    "A box with text, its left side at `x` and its middle at `y`; the middles of its left and right side."
+    ax.add_patch(plt.Rectangle((x, y - height / 2), width, height, facecolor=colour, edgecolor=INK, lw=0.8))
+    ax.text(x + width / 2, y, text, ha='center', va='center', fontsize=fontsize)
+    return (x, y), (x + width, y)
+
+def flow_arrow(ax, a: tuple, b: tuple, **style):
+    "An arrow from `a` to `b`."
+    style = dict(arrowstyle='-|>', lw=0.8, color=INK, shrinkA=0, shrinkB=0, mutation_scale=8) | style
+    ax.annotate('', b, a, arrowprops=style)

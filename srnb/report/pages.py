@@ -27,12 +27,11 @@ def crops_page(item: str,
     scores = results.shown(methods)
     here = [m for m in results.assessed(methods) if m != 'hr']
     chosen = tables.typical(scores, *between, count=photographs)
-    read = scores[scores.metric.isin([metric for metric, _ in measures])]
-    wide = read.pivot_table(index=['set', 'image'], columns=['metric', 'method'], values='value', sort=False)
-    display(wide.loc[chosen].round(2))
+    metrics = [metric for metric, _ in measures]
+    display(tables.photograph_scores(scores, chosen, metrics))
     fig = figures.compare_crops(chosen, here, scores, measures)
     figures.save_figure(fig, item, dpi)
-    display(fig, Markdown(tables.caption(read)))
+    display(fig, Markdown(tables.caption(scores, metrics)))
 
 # %% ../../nbs/library/81_report.pages.ipynb #26d8bf6b
 def convergence_page(item: str, methods: list[str]):
@@ -103,5 +102,5 @@ def table_page(item: str, methods: list[str],
     if pairs:
         found = tables.contrast(scores, pairs, metrics, item)
         display(Markdown(PAIRED), found.round(3), Markdown(tables.sentences(found)))
-    named = scores if every_protocol else scores[scores.metric.isin([*side.metric, *here.metric])]
-    tables.save_comparison(item, side, here, tables.caption(named), found)
+    named = None if every_protocol else [*side.metric, *here.metric]
+    tables.save_comparison(item, side, here, tables.caption(scores, named), found)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['markdown', 'save_table', 'unavailable', 'beside', 'comparison', 'wide', 'caption', 'save_comparison', 'gain',
-           'printed_difference', 'contrast', 'overall', 'sentences', 'typical']
+           'printed_difference', 'contrast', 'overall', 'sentences', 'typical', 'photograph_scores']
 
 # %% ../../nbs/library/74_report.tables.ipynb #eed1eff9
 from pathlib import Path
@@ -59,12 +59,12 @@ def beside(ours: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/library/74_report.tables.ipynb #1078b694
 def comparison(item: str,                                # a published table
-               table: pd.DataFrame,                      # scores, as `results.shown` gives them
+               table: pd.DataFrame | None = None,        # scores, as `results.shown` gives them
                networks: pd.DataFrame | None = None,     # method, metric, value, low, high of `published.OF_NETWORKS`
               ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Ours beside every published cell; and our means where no published number belongs to them."
     cells, parts = published.cells(item), []
-    if len(table): parts.append(results.mean_scores(table))
+    if table is not None and len(table): parts.append(results.mean_scores(table))
     if networks is not None: parts.append(networks.assign(set=''))
     ours = pd.concat(parts, ignore_index=True)
     metrics, methods = {*cells.metric}, {*cells.method}
@@ -92,8 +92,9 @@ def wide(here: pd.DataFrame, rows=('set', 'method')) -> pd.DataFrame:
     return table.fillna('–').reset_index()
 
 # %% ../../nbs/library/74_report.tables.ipynb #4847e7fb
-def caption(table: pd.DataFrame) -> str:
-    "What a reader must know of these scores: profile, protocols, stand-ins."
+def caption(table: pd.DataFrame, metrics=None) -> str:
+    "What a reader must know of these scores, or of some metrics of theirs: profile, protocols, stand-ins."
+    if metrics is not None: table = table[table.metric.isin(metrics)]
     known, methods = params.current(), table.method.unique()
     rows = params.rows(known)
     words = [f"Profile {known['profile']}."]
@@ -179,3 +180,9 @@ def typical(table: pd.DataFrame, first: str, second: str, metric: str = 'niqe',
     order = (values[first] - values[second]).sort_values(kind='stable').index
     middle = max(0, (len(order) - count) // 2)
     return list(order[middle:middle + count])
+
+def photograph_scores(table: pd.DataFrame, chosen: list[tuple[str, str]], metrics=('psnr', 'niqe')) -> pd.DataFrame:
+    "Scores of chosen photographs, a column for each metric and method."
+    values = table[table.metric.isin(metrics)]
+    values = values.pivot_table(index=['set', 'image'], columns=['metric', 'method'], values='value', sort=False)
+    return values.loc[chosen].round(2)
