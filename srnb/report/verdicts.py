@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TOLERANCE', 'PARAMETERS', 'QUOTED', 'LENT', 'VERDICTS', 'VERDICT_COLUMNS', 'DOCUMENTS', 'agrees', 'order_kept',
            'smaller', 'shortfall', 'below', 'printed_count', 'Number', 'learned_from', 'of_ranker', 'of_network',
-           'protocol_of', 'measured', 'lacking', 'our_number', 'how_far', 'verdict', 'verdict_kind', 'elsewhere',
-           'with_ours', 'with_verdicts', 'with_order_elsewhere', 'verdict_table', 'verdict_counts', 'verdict_bars']
+           'measured', 'lacking', 'our_number', 'how_far', 'verdict', 'verdict_kind', 'elsewhere', 'with_ours',
+           'with_verdicts', 'with_order_elsewhere', 'verdict_table', 'verdict_counts', 'verdict_bars']
 
 # %% ../../nbs/library/77_report.verdicts.ipynb #f7682f48
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from .. import core, params, stats
 from ..ranking import evaluate
 from . import claims, published, results
 from ..core import Error
-from ..models.eusr import EUSR
 
 # %% ../../nbs/library/77_report.verdicts.ipynb #1feb2209
 TOLERANCE = {'psnr': 0.05, 'ssim': 0.002, 'niqe': 0.05, 'pi': 0.03, 'ma': 0.03, '10-ma': 0.03, 'rmse': 0.1,
@@ -118,15 +117,10 @@ def of_network(method: str, metric: str, known: dict[str, dict]) -> Number:
     return Number(size, size, size, 'patches a level to learn from')
 
 # %% ../../nbs/library/77_report.verdicts.ipynb #d354c736
-def protocol_of(paper: str, metric: str) -> str:
-    "How the protocol of a paper's numbers begins."
-    if metric not in ('psnr', 'ssim'): return ''
-    return 'luma, shave 6' if paper == 'bigans' else 'luma, shave 4'
-
 def measured(means: pd.DataFrame, paper: str) -> pd.DataFrame:
     "The means under the protocols of one paper, one line for each method, set and metric."
-    asked = [protocol.startswith(protocol_of(paper, metric)) for protocol, metric in zip(means.protocol, means.metric)]
-    chosen = means[asked]
+    asked = means.metric.map(lambda metric: results.protocol_of(paper, metric))            # '' where there is but one
+    chosen = means[(asked == '') | (asked == means.protocol)]
     ma = chosen[chosen.metric == 'ma']
     turned = ma.assign(metric='10-ma', value=10 - ma.value, low=10 - ma.high, high=10 - ma.low)
     by = ['method', 'set', 'metric']
