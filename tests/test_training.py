@@ -1,7 +1,6 @@
 """A training that is killed, cut short, poisoned or shared out among processes ends as it should, or says why not.
 
 Tiny networks, no GPU."""
-import io
 import json
 import os
 import random
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pandas as pd

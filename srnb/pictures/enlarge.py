@@ -37,7 +37,7 @@ def super_resolve(net, lr: Tensor, scale: int = 4, tile: int = 320) -> Tensor:
 
 # %% ../../nbs/library/33_pictures.enlarge.ipynb #001ba985
 def degrade(hr: Tensor, scale: int = 4) -> Tensor:
-    "The papers' low resolution: MATLAB's bicubic of the 8-bit photograph, which rounds between its two passes and after them."
+    "The papers' low resolution: MATLAB's bicubic of the 8-bit photograph, rounded between its passes and after them."
     return imresize8(multiple(hr, scale), 1 / scale)
 
 def bicubic(lr: Tensor, scale: int = 4) -> Tensor:

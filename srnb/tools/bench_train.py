@@ -124,18 +124,19 @@ def peak_of(call: Callable) -> int:
 
 # %% ../../nbs/library/96_tools.bench_train.ipynb #bc4d296c
 def time_step(row: GeneratorRow, rounds: int = 7) -> tuple[dict[str, dict], float]:
-    "Times and operations of a step, of its pieces, of the plain step and of a matrix product; the product's operations a second."
+    "Times and operations of a step, its pieces, the plain step and a matrix product, and how fast that product is."
     device = core.device()
     row = replace(row, start='scratch')                                               # weights do not matter here
     torch.manual_seed(0)
     hr = torch.rand(row.batch, 3, row.patch, row.patch, device=device)
     lr = hr[..., ::row.scale, ::row.scale].contiguous()
     update = methods.build(row)
-    ranked = with_ranker(methods.build(row), depth=12, nf=row.critic.nf)              # as wide as the critic, as in the paper
+    ranked = with_ranker(methods.build(row), depth=12, nf=row.critic.nf)          # as wide as the critic, as the paper's
     parts = pieces(ranked, lr, hr)
     multiply, operations = product(row.precision, device)
     plain = PlainUpdate(update)
-    steps = {'plain step': lambda: plain(lr, hr), 'step': lambda: update(lr, hr), 'step with ranker': lambda: ranked(lr, hr)}
+    steps = {'plain step': lambda: plain(lr, hr), 'step': lambda: update(lr, hr),
+             'step with ranker': lambda: ranked(lr, hr)}
     calls = steps | parts | {'matrix product': multiply}
     uncounted = {*calls} if row.compile and not row.deterministic else {'plain step'}
     work = {name: 0 if name in uncounted else flops(call) for name, call in calls.items() if name != 'matrix product'}
@@ -168,7 +169,8 @@ def show_times(found: dict) -> None:
               f"{t['share of the matrix rate']:7.0%} of the matrix rate")
     step, ranked = times['step']['flops'], times['step with ranker']['flops']
     by_work = f' ({ranked / step:.2f} by operations)' if step else ''                 # no fewer than that
-    print(f"{found['samples a second']:.1f} samples a second; the plain step takes {found['plain / ours']:.2f} times as long, "
+    print(f"{found['samples a second']:.1f} samples a second; "
+          f"the plain step takes {found['plain / ours']:.2f} times as long, "
           f"a ranker makes it {found['with ranker / without']:.2f} times{by_work}; "
           f"{found['peak bytes of the process'] / 1e9:.1f} GB; {found['matrix rate'] / 1e9:.0f} GFLOP/s")
 
@@ -177,7 +179,8 @@ def bench_training(rounds: int = 7) -> dict:
     load = os.getloadavg()[0]
     found = train_step(params.row('srgan'), rounds)
     device = torch.cuda.get_device_name() if core.device().type == 'cuda' else platform.machine()
-    machine = {'device': device, 'threads': torch.get_num_threads(), 'cores': os.cpu_count(), 'torch': torch.__version__,
+    machine = {'device': device, 'threads': torch.get_num_threads(), 'cores': os.cpu_count(),
+               'torch': torch.__version__,
                'load before': load, 'load after': os.getloadavg()[0]}
     show_times(found)
     print(f"load {machine['load before']:.1f} before, {machine['load after']:.1f} after")

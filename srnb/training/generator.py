@@ -16,13 +16,14 @@ from ..core import Error
 from .loop import Update, adam, trainable
 from .losses import Critic, Term, total
 
-# %% ../../nbs/library/40_training.generator.ipynb #9be852ed
+# %% ../../nbs/library/40_training.generator.ipynb #640dce8f
 def compile_frozen(terms: list[Term]) -> None:
     "Compile the networks inside the losses (critic, features, ranker) in place."
     for term in terms:
         if isinstance(term.loss, nn.Module):
             for m in term.loss.children(): m.compile()
 
+# %% ../../nbs/library/40_training.generator.ipynb #9be852ed
 class GeneratorUpdate(Update):
     "One step of `net` on `terms`; where there is a `critic`, one step of it too."
     def __init__(self, net: nn.Module, terms: list[Term], rate: float,
@@ -33,7 +34,8 @@ class GeneratorUpdate(Update):
                  accumulate: int = 1,              # parts that a batch is computed in
                  precision=nullcontext,            # of forward passes
                  compile: bool = False):
-        self.net, self.terms, self.critic, self.accumulate, self.precision, self.decay = net, terms, critic, accumulate, precision, ema
+        self.net, self.terms, self.critic = net, terms, critic
+        self.accumulate, self.precision, self.decay = accumulate, precision, ema
         self.forward = torch.compile(net) if compile else net          # validation sees other sizes and stays as it is
         if compile: compile_frozen(terms)
         self.nets, self.opts = {'net': net}, {'net': adam(net, rate, betas)}
@@ -80,7 +82,8 @@ class GeneratorUpdate(Update):
     def keep(self, value: float) -> None:
         "Remember the result of now if `value` is the best so far; higher is better."
         if self.best and value <= self.best['value']: return
-        self.best = {'value': value, 'state': {k: v.detach().cpu().clone() for k, v in self.result.state_dict().items()}}
+        state = {k: v.detach().cpu().clone() for k, v in self.result.state_dict().items()}
+        self.best = {'value': value, 'state': state}
 
     def state(self) -> dict: return super().state() | {'best': self.best}
 

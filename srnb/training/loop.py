@@ -69,7 +69,8 @@ class Update:
         return norms
 
     def state(self) -> dict:
-        return {kind: {k: x.state_dict() for k, x in holds.items()} for kind, holds in (('nets', self.nets), ('opts', self.opts))}
+        def states(parts): return {name: part.state_dict() for name, part in parts.items()}
+        return {'nets': states(self.nets), 'opts': states(self.opts)}
 
     def restore(self, state: dict):
         for k, net in self.nets.items(): net.load_state_dict(state['nets'][k])
@@ -84,7 +85,7 @@ def train(update: Update,
           validate=None,            # parts of the last step → measures
          ) -> pd.DataFrame:
     "Train `update` from where the run in `folder` stopped; the log is returned."
-    def whole(n: int) -> int: return math.ceil(n / row.every) * row.every     # between two reports half a mean would be forgotten
+    def whole(n: int) -> int: return math.ceil(n / row.every) * row.every     # between, half a mean would be forgotten
     checkpoints, save_every = Checkpoints(folder), whole(row.save_every)
     state = broadcast(checkpoints.load() if world()[0] == 0 else None)
     start = state['step'] if state else 0

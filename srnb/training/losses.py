@@ -42,7 +42,7 @@ DISTANCES = {'l1': F.l1_loss, 'mse': F.mse_loss}
 
 class Content(nn.Module):
     "Distance of what `features` sees in `sr` and `hr`."
-    mean_of = staticmethod(torch.mean)      # over this process's part of the batch; `processes.synchronise` makes it the whole
+    mean_of = staticmethod(torch.mean)      # over this process's part of the batch; `synchronise` makes it the whole
 
     def __init__(self, features: nn.Module, loss: str = 'l1', relative: bool = False):
         super().__init__()
@@ -65,7 +65,7 @@ class Critic(DetailedLoss):
         super().__init__()
         self.net = net
 
-    def logits(self, x: Tensor) -> Tensor: return self.net(x).float()     # in full precision, whatever the network computes in
+    def logits(self, x: Tensor) -> Tensor: return self.net(x).float()     # in full precision, whatever the network's is
 
     def fool(self, fake: Tensor) -> Tensor: return bce(fake, 1)
 
@@ -118,7 +118,7 @@ class RankContent(DetailedLoss):
     "Sigmoid score that a frozen copy of `ranker` gives to `sr`; lower looks better (RankSRGAN, eq. 9)."
     def __init__(self, ranker: nn.Module,
                  reduction: str = 'sum',      # over the batch, as the code; or 'mean'
-                 mode: str = 'eval',          # batch norm uses what it learned, as the text; 'train': this batch, as the code
+                 mode: str = 'eval',          # batch norm as learned (text), or of this batch: train (code)
                  bias: float = 0.,            # R_bias
                  batch: int | None = None):   # of the whole step, where `sr` is a part of it
         super().__init__()
@@ -149,7 +149,8 @@ class Watch:
                  name: str = 'niqe',                  # of the metric
                  slack: float = 0.1):                 # by which the metric may get worse
         if not low < high:
-            raise Error(f"a ranker whose training levels score from {low} to {high} tells nothing apart; train it longer.")
+            raise Error(f"a ranker whose training levels score from {low} to {high} tells nothing apart; "
+                        "train it longer.")
         self.low, self.high, self.name, self.slack = low, high, name, slack
         self.best, self.warned = None, False
 

@@ -75,8 +75,8 @@ def critic(row: GeneratorRow) -> Critic | None:
     "The critic of `row`, where its adversarial weight is not zero."
     if not row.adversarial: return None
     net = CRITIC_NETS[row.critic.net](row.patch, row.critic.nf, row.critic.stages)
-    kind = CRITICS[row.critic.kind]
-    return kind(net, row.critic.halved) if row.critic.kind == 'relativistic' else kind(net)
+    more = {'halved': row.critic.halved} if row.critic.kind == 'relativistic' else {}
+    return CRITICS[row.critic.kind](net, **more)
 
 # %% ../../nbs/library/44_training.methods.ipynb #b94b41ab
 def ranker(row: GeneratorRow) -> nn.Module:

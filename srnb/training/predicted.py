@@ -21,7 +21,7 @@ from .losses import Term
 class PredictorLosses(nn.Module):
     "What a frozen copy of `predictor` says of `sr` and `hr`: both its losses share one pass."
     def __init__(self, predictor: NIMA, form: str = 'paper', reduction: str = 'mean', alpha: float = 0.8,
-                 passes: int = 1):       # so many times each original stands in a batch, as `MultiPassUpdate` repeats it
+                 passes: int = 1):       # so often each original stands in a batch, as `MultiPassUpdate` repeats it
         super().__init__()
         self.predictor = copy.deepcopy(predictor).eval().requires_grad_(False)
         self.form = choose(form, ('paper', 'code'), 'form of a score loss')
@@ -76,7 +76,8 @@ def score_terms(row: EusrRow) -> list[Term]:
             raise Error(f"row '{row.name}' gives {', '.join(f'{whose}_{what}' for what in weights)} a weight but names "
                         f"no predictor '{whose}': predictors: {{{whose}: a row of `predictor`}}.")
         predictor = load_predictor(row.predictors[whose])
-        losses = PredictorLosses(predictor, row.score_form, row.score_reduction, row.score_alpha, max(1, len(row.passes)))
+        passes = max(1, len(row.passes))
+        losses = PredictorLosses(predictor, row.score_form, row.score_reduction, row.score_alpha, passes)
         losses = losses.to(core.device())
         found += [Term(f'{whose}_{what}', weight, ScoreTerm(losses, what)) for what, weight in weights.items()]
     return found

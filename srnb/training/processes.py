@@ -32,7 +32,7 @@ def join() -> None:
     if on_cpu: torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
 
 def launch(function, *args, processes: int) -> None:
-    "Call `function(*args)` in several processes here, from a notebook too; on GPUs only if this process has used none yet."
+    "Call `function(*args)` in several processes here, also from a notebook; on GPUs if this process has used none yet."
     from accelerate import notebook_launcher
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     with socket.socket() as s:
@@ -43,7 +43,8 @@ def launch(function, *args, processes: int) -> None:
             notebook_launcher(function, args, processes, use_port=str(port))
     except ChildFailedError as e:
         said = next(iter(e.failures.values())).message
-        raise Error(f"one of {processes} processes failed: {said['message'] if isinstance(said, dict) else said}") from e
+        why = said['message'] if isinstance(said, dict) else said
+        raise Error(f"one of {processes} processes failed: {why}") from e
 
 # %% ../../nbs/library/36_training.processes.ipynb #3622766e
 def shard(batches: Iterable) -> Iterator:
@@ -54,7 +55,8 @@ def shard(batches: Iterable) -> Iterator:
             yield batch
             continue
         if len(batch[0]) % n:
-            raise Error(f"a batch of {len(batch[0])} cannot be shared evenly by {n} processes; start a number that divides it.")
+            raise Error(f"a batch of {len(batch[0])} cannot be shared evenly by {n} processes; "
+                        "start a number that divides it.")
         yield tuple(x.chunk(n)[rank] for x in batch)
 
 def all_reduce_mean(x: Tensor) -> Tensor:
@@ -94,7 +96,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         x = x.float()
         mean = AllReduceMean.apply(x.mean((0, 2, 3), keepdim=True))                   # (1, c, 1, 1)
         var = AllReduceMean.apply((x - mean).square().mean((0, 2, 3), keepdim=True))
-        if self.track_running_stats: self.track(mean.detach().flatten(), var.detach().flatten(), world()[1] * x.numel() / x.shape[1])
+        count = world()[1] * x.numel() / x.shape[1]
+        if self.track_running_stats: self.track(mean.detach().flatten(), var.detach().flatten(), count)
         return (x - mean) * (var + self.eps).rsqrt() * self.weight[:, None, None] + self.bias[:, None, None]
 
     def track(self, mean: Tensor, var: Tensor, n: float) -> None:
@@ -117,11 +120,12 @@ def precision(name: str, device: torch.device, deterministic: bool = True):
     choose(name, ('fp32', 'bf16'), 'precision')
     if name == 'fp32': return nullcontext
     if deterministic: raise Error("precision bf16 is not repeatable bit for bit; set deterministic: false with it.")
-    if device.type != 'cuda': raise Error(f"bf16 on '{device}' is emulated and slower than fp32; use precision: fp32 there.")
+    if device.type != 'cuda':
+        raise Error(f"bf16 on '{device}' is emulated and slower than fp32; use precision: fp32 there.")
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 def prepare(deterministic: bool = True,
-            threads: int = 0,        # of a CPU: they decide the order of sums, so a run to be repeated elsewhere names them
+            threads: int = 0,        # of a CPU: they decide the order of sums; a run to be repeated names them
            ) -> None:
     "Set torch's switches for repeatable or for fast runs; 0 threads are torch's own choice."
     if threads and world()[1] == 1: torch.set_num_threads(threads)

@@ -62,7 +62,8 @@ class RefreshUpdate(GeneratorUpdate):
                  batch: int = 16,              # pairs in a step
                  ranker_rate: float = 1e-3,
                  seed: int = 0, **kwargs):     # kwargs: what every generator's update takes
-        if world()[1] > 1: raise Error("a ranker that keeps up trains in one process; set refresh to 0 or processes to 1.")
+        if world()[1] > 1:
+            raise Error("a ranker that keeps up trains in one process; set refresh to 0 or processes to 1.")
         super().__init__(net, terms, rate, **kwargs)
         self.rank, self.ranker, self.places, self.seed = rank, ranker, places, seed
         self.every, self.steps, self.batch, self.done = every, steps, batch, 0

@@ -25,7 +25,7 @@ from .losses import Term, total
 
 # %% ../../nbs/library/42_training.scales.ipynb #adb20017
 def tf1_half(x: Tensor) -> Tensor:
-    "TensorFlow 1's bicubic to half the size: output pixel i is input pixel 2i, where the kernel is 1, its neighbours' 0."
+    "TensorFlow 1's bicubic to half the size: pixel i is the input's 2i, where the kernel is 1 and its neighbours' 0."
     return x[..., ::2, ::2]
 
 def matlab_half(x: Tensor) -> Tensor: return imresize(x, 0.5)
@@ -122,10 +122,10 @@ class ScaleUpdate(GeneratorUpdate):
     def __init__(self, net: nn.Module, terms: list[Term], rate: float, **kwargs):
         super().__init__(net, terms, rate, **kwargs)
         if self.critic: raise Error("pretraining on several scales has no critic: their patches differ in size.")
-        self.forward = AtScale(self.forward)
+        self.forward = self.at_scale = AtScale(self.forward)
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        self.forward.scale = hr.shape[-1] // lr.shape[-1]
+        self.at_scale.scale = hr.shape[-1] // lr.shape[-1]
         return super().__call__(lr, hr)
 
 # %% ../../nbs/library/42_training.scales.ipynb #8a7a55a5
