@@ -131,7 +131,7 @@ def time_step(row: GeneratorRow, rounds: int = 7) -> tuple[dict[str, dict], floa
     hr = torch.rand(row.batch, 3, row.patch, row.patch, device=device)
     lr = hr[..., ::row.scale, ::row.scale].contiguous()
     update = methods.build(row)
-    ranked = with_ranker(methods.build(row), depth=12, nf=row.critic.nf)          # as wide as the critic, as the paper's
+    ranked = with_ranker(methods.build(row), depth=12, nf=row.critic.nf)         # as wide as the critic, as the paper's
     parts = pieces(ranked, lr, hr)
     multiply, operations = product(row.precision, device)
     plain = PlainUpdate(update)
