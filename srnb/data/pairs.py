@@ -114,7 +114,9 @@ class Pairs:
     def crops(self, n: int) -> Tensor:
         "HR of batch `n` as bytes; on the device if the arena is there."
         spots = draw_spots(self.arena, self.patch, self.batch, self.seed, n)
-        if self.on_device: return gather_crops(*self.on_device, torch.from_numpy(spots).to(self.device), self.patch)
+        if self.on_device:
+            data, offsets, widths = self.on_device
+            return gather_crops(data, offsets, widths, torch.from_numpy(spots).to(self.device), self.patch)
         shape, pinned = (self.batch, 3, self.patch, self.patch), self.device.type == 'cuda'
         return cut_crops(self.arena, spots, self.patch, torch.empty(shape, dtype=torch.uint8, pin_memory=pinned))
 

@@ -189,8 +189,8 @@ class Forest(NamedTuple):
 def matlab_forest(left, right, threshold, value, column) -> Forest:
     "A forest from MATLAB's tables (nodes, trees), whose nodes count from 1 and whose leaves say 0."
     def table(a, kind): return np.ascontiguousarray(np.asarray(a).T).astype(kind)
-    numbers = [table(a, np.int64) - 1 for a in (left, right, column)]
-    return Forest(*numbers, table(threshold, float), table(value, float))
+    left, right, column = (table(a, np.int64) - 1 for a in (left, right, column))
+    return Forest(left, right, column, table(threshold, float), table(value, float))
 
 def predict(f: Forest, x: np.ndarray) -> np.ndarray:
     "Mean answer of the trees to features x (n, m): (n,)."

@@ -147,9 +147,10 @@ def niqe_plane(x: Tensor, crop: int, space: str) -> Tensor:
     return seen + smooth - smooth.detach()
 
 # %% ../../nbs/library/11_metrics.niqe.ipynb #ffb990ea
-def check_blocks(h: int, w: int, crop: int, block: int):
+def check_blocks(x: Tensor, crop: int, block: int):
     "Refuse blocks that do not fit."
     if block < 8 or block % 2: raise Error(f"niqe: block must be even and at least 8, not {block}.")
+    h, w = x.shape[-2:]
     if min(h, w) - 2 * crop < block:
         raise Error(f"niqe: an image of {h}x{w} with {crop} pixels shaved holds no block of {block}x{block}; "
                     "give a larger image or a smaller block.")
@@ -174,7 +175,7 @@ def niqe(x: Tensor,                            # (n, 3, h, w) RGB or (n, 1, h, w
         ) -> Tensor:
     "NIQE of each image, lower is better: (n, 3, h, w) → (n,) float64, differentiable, on the device of `x`."
     check_batch(x)
-    check_blocks(*x.shape[-2:], crop, block)
+    check_blocks(x, crop, block)
     pixels = 2**18 if x.device.type == 'cpu' else 2**24                   # a CPU's cache holds few, a GPU wants many
     at_once = max(1, pixels // x[0, 0].numel())
     f = torch.cat([block_features(niqe_plane(v, crop, space), block) for v in x.split(at_once)])
@@ -187,7 +188,7 @@ def fit_pristine(photographs,                   # (3, h, w) or (1, 3, h, w) tens
     kept = []
     for x in photographs:
         x = check_batch(x if x.ndim == 4 else x[None])
-        check_blocks(*x.shape[-2:], 0, block)
+        check_blocks(x, 0, block)
         p = image.multiple(niqe_plane(x.detach(), 0, space), block)
         sharp = F.avg_pool2d(mscn(p)[1], block).flatten()                       # (blocks,)
         f = block_features(p, block)[0]

@@ -297,7 +297,7 @@ def niqe_fast(x: Tensor, crop: int = 0, block: int = 96, space: str = 'y', model
               undefined: str = 'error') -> Tensor:
     "`niqe` on the CPU, without gradients, of (n, 3, h, w) or (n, 1, h, w), uint8 or float 0…1 → (n,) float64."
     if check_batch(x, bytes=True).dtype != torch.uint8: x = (x.detach().float() * 255).round().byte()
-    niqe.check_blocks(*x.shape[-2:], crop, block)
+    niqe.check_blocks(x, crop, block)
     weights = niqe.NIQE_PLANES[choose(space, niqe.NIQE_PLANES, 'space')]
     offset = 0. if space == 'gray' else 16.
     mu, cov = (v.double().cpu().contiguous().numpy() for v in (model or niqe.published_pristine()))

@@ -83,7 +83,7 @@ class Expanded(Features):
 def lite0_features(act: nn.Module | None = None) -> Features:
     "The maps of EfficientNet-Lite0 at strides 4, 8 and 16; with `act`, what the convolutions after them make of them."
     net = fold_batch_norm(efficientnet_lite0())
-    maps = Features(nn.Sequential(net.conv_stem, net.bn1, *net.blocks), (3, 4, 6), **IMAGENET)
+    maps = Features(nn.Sequential(net.conv_stem, net.bn1, *net.blocks.children()), (3, 4, 6), **IMAGENET)
     return Expanded(maps, [net.blocks[i][0].conv_pw for i in (2, 3, 5)], act) if act else maps
 
 # %% ../../nbs/library/29_models.features.ipynb #0cddeeba

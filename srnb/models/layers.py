@@ -45,7 +45,7 @@ def init_through(net: nn.Module, rest: float = 0.1) -> None:
         last = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1]
         last.weight.mul_(rest)
         last.bias.zero_()
-    convs = [m for m in (net.head, *net.tail) if isinstance(m, nn.Conv2d)]
+    convs = [m for m in (net.head, *net.tail.children()) if isinstance(m, nn.Conv2d)]
     for layer, after in zip(convs, [*convs[1:], None]):
         copies = layer.out_channels // after.in_channels if after else 1        # s² where a shuffle by s follows
         if layer is net.head: layer.weight[:3 * copies] *= 0

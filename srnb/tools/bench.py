@@ -165,7 +165,7 @@ def pairs_calls(arena: Arena | None = None, patch: int = 296, batch: int = 8, **
     return calls, dict.fromkeys(calls, batch)
 
 # %% ../../nbs/library/95_tools.bench.ipynb #963c4f8e
-SUITES = {                                       # of each title, what makes the calls, and for how many rounds
+SUITES: dict[str, dict[str, tuple]] = {           # of each title, what makes the calls, and for how many rounds
     'metrics': {'NIQE of a 296×296 patch': (niqe_calls, 7), 'Ma of a 296×296 patch': (ma_calls, 3),
                 'bicubic ÷4 of a 296×296 patch': (bicubic_calls, 7)},
     'pairs': {'296-px crop and its LR': (pairs_calls, 15)},
