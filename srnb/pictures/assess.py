@@ -19,7 +19,6 @@ from ..data import image, photos, resize
 from ..metrics import registry
 from . import enlarge
 from ..training import methods, scales
-from ..models.eusr import EUSR
 from ..models.ledig import load_ledig
 from ..models.rrdbnet import load_rrdb
 from ..params import AssessRow

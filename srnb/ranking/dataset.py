@@ -96,7 +96,7 @@ class RankPairs:
         u = np.random.default_rng([self.seed, n]).random((2, self.batch))
         return self.patches[np.int64(u[0] * len(self.patches))], self.pairs[np.int64(u[1] * len(self.pairs))]
 
-    def vary(self, x: Tensor, n: int) -> Tensor:
+    def augment(self, x: Tensor, n: int) -> Tensor:
         "Both sides (2, batch, 3, patch, patch) of batch `n`, cropped and turned alike."
         u = np.random.default_rng([self.seed, n, 1]).random((3, self.batch))
         size = self.crop or self.data.patch
@@ -109,7 +109,7 @@ class RankPairs:
         "Batch `n`."
         patches, levels = self.draw(n)
         x = torch.stack([self.data.pixels(patches, side) for side in levels.T])         # (2, batch, 3, patch, patch)
-        if self.crop or self.turns: x = self.vary(x, n)
+        if self.crop or self.turns: x = self.augment(x, n)
         first, second = x.to(self.device).float() / 255
         a, b = (torch.tensor(self.labels[patches, side], dtype=torch.float32, device=self.device) for side in levels.T)
         return first, second, a, b

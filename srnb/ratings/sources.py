@@ -97,9 +97,9 @@ class RatedPictures:
     "Batches of rated pictures."
     def __init__(self, ratings: Ratings, patch: int = 192, seed: int = 0):
         self.ratings, self.patch, self.seed = ratings, patch, seed
-        self.held, self.taught = np.flatnonzero(ratings.valid), np.flatnonzero(~ratings.valid)
-        if not len(self.held) or not len(self.taught):
-            raise Error(f"{len(self.taught)} pictures to learn from and {len(self.held)} to validate on; "
+        self.held, self.train = np.flatnonzero(ratings.valid), np.flatnonzero(~ratings.valid)
+        if not len(self.held) or not len(self.train):
+            raise Error(f"{len(self.train)} pictures to learn from and {len(self.held)} to validate on; "
                         "both are needed.")
 
     def read(self, k: int, where=(0.5, 0.5)) -> Tensor:
@@ -113,7 +113,7 @@ class RatedPictures:
     def at(self, n: int, batch: int) -> tuple[Tensor, Tensor]:
         "Batch `n`: (batch, 3, patch, patch) and (batch, 10)."
         which, down, right, mirror = np.random.default_rng([self.seed, n]).random((4, batch))
-        numbers = self.taught[np.int64(which * len(self.taught))]
+        numbers = self.train[np.int64(which * len(self.train))]
         crops = [self.read(k, where) for k, *where in zip(numbers, down, right)]
         return torch.stack([x.flip(MIRRORS[m]) for x, m in zip(crops, np.int64(mirror * 4))]), self.ratings.p[numbers]
 
@@ -124,4 +124,4 @@ class RatedPictures:
 
     def mean(self) -> Tensor:
         "The mean distribution of what is learned from."
-        return self.ratings.p[self.taught].mean(0)
+        return self.ratings.p[self.train].mean(0)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRUCTURE', 'TONE', 'LADDERS', 'SPREAD', 'ORIGINAL', 'jpeg', 'resampled', 'mosaic', 'salt_and_pepper', 'grey',
-           'either_sign', 'tinted', 'rating_by_ssim', 'rating_by_psnr', 'Ladder', 'HeldOut', 'SyntheticRatings']
+           'random_sign', 'tinted', 'rating_by_ssim', 'rating_by_psnr', 'Ladder', 'HeldOut', 'SyntheticRatings']
 
 # %% ../../nbs/library/66_ratings.synthetic.ipynb #ffa96901
 import io
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data import image
 from ..metrics import fidelity
-from ..core import Error, choose, out
+from ..core import Error, choose
 from ..data.pairs import cut_crops
 from ..data.photos import Arena
 from ..data.resize import imresize
@@ -51,7 +51,7 @@ def grey(x: np.ndarray) -> np.ndarray:
     "(h, w, 1)"
     return (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
 
-def either_sign(rng) -> float: return rng.choice([-1., 1.])
+def random_sign(rng) -> float: return rng.choice([-1., 1.])
 
 # %% ../../nbs/library/66_ratings.synthetic.ipynb #289b3507
 STRUCTURE = {  # name: patch, strength, random generator → distorted; five strengths
@@ -67,14 +67,14 @@ STRUCTURE = {  # name: patch, strength, random generator → distorted; five str
 
 def tinted(x: np.ndarray, strength: float, rng) -> np.ndarray:
     "One channel stronger, another weaker."
-    weights = 1 + strength * np.roll([1, 0, -1], rng.integers(3)) * either_sign(rng)
+    weights = 1 + strength * np.roll([1, 0, -1], rng.integers(3)) * random_sign(rng)
     return x * np.asarray(weights, np.float32)
 
 TONE = {
-    'exposure':   (lambda x, s, rng: x + s * either_sign(rng), (.04, .08, .15, .24, .36)),
-    'gamma':      (lambda x, s, rng: x.clip(1e-6) ** s ** either_sign(rng), (1.2, 1.4, 1.8, 2.4, 3.2)),
+    'exposure':   (lambda x, s, rng: x + s * random_sign(rng), (.04, .08, .15, .24, .36)),
+    'gamma':      (lambda x, s, rng: x.clip(1e-6) ** s ** random_sign(rng), (1.2, 1.4, 1.8, 2.4, 3.2)),
     'contrast':   (lambda x, s, rng: 0.5 + (x - 0.5) * (s if rng.random() < .5 else 2 - s), (.85, .7, .5, .35, .2)),
-    'saturation': (lambda x, s, rng: grey(x) + (1 - s * either_sign(rng)) * (x - grey(x)), (.2, .4, .6, .8, 1.)),
+    'saturation': (lambda x, s, rng: grey(x) + (1 - s * random_sign(rng)) * (x - grey(x)), (.2, .4, .6, .8, 1.)),
     'tint':       (tinted, (.06, .12, .2, .32, .5)),
 }
 
@@ -117,7 +117,7 @@ class SyntheticRatings:
         if len(fits) < held + 1:
             raise Error(f"{len(fits)} photographs of {arena.path.stem} hold a patch of {patch}; "
                         "three or more are needed, two of them to validate on.")
-        self.photographs, self.taught = np.sort(order[:held]), np.sort(order[held:])
+        self.photographs, self.train = np.sort(order[:held]), np.sort(order[held:])
         rungs = [(kind, level) for kind in self.ladder.kinds for level in range(ORIGINAL)] + [('original', ORIGINAL)]
         self.held = [HeldOut(i, place, *rung) for i in self.photographs for place in range(places) for rung in rungs]
 
@@ -144,7 +144,7 @@ class SyntheticRatings:
         "Batch `n`: (batch, 3, patch, patch) and (batch, 10)."
         kinds, spots, rungs = list(self.ladder.kinds), [], []
         for which, down, right, turn, kind, level in np.random.default_rng([self.seed, n]).random((6, batch)).T:
-            spots.append(self.spot(self.taught[int(which * len(self.taught))], down, right, int(turn * 8)))
+            spots.append(self.spot(self.train[int(which * len(self.train))], down, right, int(turn * 8)))
             rungs.append((kinds[int(kind * len(kinds))], int(level * (ORIGINAL + 1))))
         return self.make(spots, rungs, [[self.seed, n, k] for k in range(batch)])
 
