@@ -7,7 +7,6 @@ __all__ = ['CHAPTERS', 'notebook_list', 'index_notebook', 'write_index']
 
 # %% ../../nbs/library/88_pipeline.index.ipynb #1ede64e2
 import argparse, json, sys
-from pathlib import Path
 
 from .. import core
 from . import book, items

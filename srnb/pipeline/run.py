@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from .. import core, params
+from .. import params
 from ..core import Error, atomic, choose, out, root
 from .warm import execute_warm
 

@@ -135,7 +135,8 @@ def of_seed(name: str, seed: int) -> str:
 def draws_over_seeds(draws: np.ndarray, rng: np.random.Generator, count: int = 2000) -> list[float]:
     "Means over seeds drawn with replacement, of each one of its draws, (seeds, draws)."
     seeds, n = draws.shape
-    return [np.mean([draws[s, rng.integers(n)] for s in rng.integers(seeds, size=seeds)]) for _ in range(count)]
+    def one() -> float: return np.mean([draws[s, rng.integers(n)] for s in rng.integers(seeds, size=(seeds,))]).item()
+    return [one() for _ in range(count)]
 
 # %% ../../nbs/library/76_report.claims.ipynb #1d2afcf5
 class Networks:
@@ -148,7 +149,9 @@ class Networks:
         names = [of_seed(r, seed) for r in (c.first, c.second) if r not in ('', 'trivial', 'chance')]
         try: found = [self.judgements(n) for n in names]
         except Error as e: raise Missing(' and '.join(f'ranker {n}' for n in names)) from e
-        if c.second == 'trivial': found.append(evaluate.trivial(found[0], self.level_means(names[0])))
+        if c.second == 'trivial':
+            assert self.level_means, 'a trivial rival knows the means of the levels'
+            found.append(evaluate.trivial(found[0], self.level_means(names[0])))
         if any(not np.array_equal(j.photograph, found[0].photograph) for j in found):
             raise Missing(f'{c.first} and {c.second} on the same patches')
         return found
@@ -167,9 +170,9 @@ class Networks:
         seeds, sign = self.seeds or [0], -1 if turn else 1
         found = [self.drawn(c, s) for s in (seeds if seed is None else [seeds[seed]])]
         numbers, draws, photographs = zip(*found)
-        numbers, draws = sign * np.array(numbers), sign * np.array(draws)
+        values, draws = sign * np.array(numbers), sign * np.array(draws)
         drawn = draws[0] if len(draws) == 1 else draws_over_seeds(draws, rng or np.random.default_rng(0))
-        estimate = numbers.mean(), *np.nanpercentile(drawn, [2.5, 97.5])
+        estimate = values.mean(), *np.nanpercentile(drawn, [2.5, 97.5])
         name = 'SROCC' if c.metric == 'srocc' else c.metric
         return answer_to(c, estimate, turn, name, seeds=len(found), photographs=photographs[0])
 

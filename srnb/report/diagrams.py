@@ -11,6 +11,7 @@ __all__ = ['LAYER_KINDS', 'LAYER_COLUMNS', 'LAYER_COLOURS', 'LAYER_WORDS', 'WIDE
 # %% ../../nbs/library/71_report.diagrams.ipynb #b72e6995
 import copy, itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -38,9 +39,9 @@ def facts(m) -> dict:
 @dataclass
 class Call:
     "One call of a module: what it was given, what it returned, what it called."
-    module: object
-    given: object
-    made: object = None
+    module: Any
+    given: Any
+    made: Any = None
     calls: list = field(default_factory=list)
 
     def like(self, other) -> bool:

@@ -7,7 +7,7 @@ __all__ = ['scores', 'assessed', 'protocol_of', 'first_protocol', 'shown', 'mean
            'saved_parameters']
 
 # %% ../../nbs/library/73_report.results.ipynb #bb53058a
-import numpy as np, pandas as pd
+import pandas as pd
 from safetensors import safe_open
 
 from .. import core, params, stats
