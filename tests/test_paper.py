@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from srnb.core import Error
 from srnb.pipeline import book, items, run
 from srnb.report import compare
+from srnb.core import Error
 
 root = Path(__file__).parents[1]
 SCORES = '''

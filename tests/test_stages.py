@@ -11,8 +11,8 @@ import yaml
 
 from srnb import params
 from srnb.pipeline import run
-from srnb.pipeline.stages import MARK, pipeline_text
 from srnb.params import EusrRow, GeneratorRow, PredictorRow, RankSetRow, RankerRow, Row
+from srnb.pipeline.stages import MARK, pipeline_text
 
 root = Path(__file__).parents[1]
 paper = sorted(root.glob('nbs/paper/*.ipynb'))
