@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'METRICS', 'SCORE_COLUMNS', 'parse', 'Metric', 'metric', 'score', 'missing', 'score_table', 'average_scores',
-           'score_patches']
+           'score_patches', 'patch_labels', 'lower_is_better']
 
 # %% ../../nbs/library/14_metrics.registry.ipynb #359d5ed8
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from torch import Tensor
 
 from .. import core, stats
@@ -162,3 +163,15 @@ def score_patches(patches: Tensor,           # (n, 3, h, w) uint8
     plane, crop = parse(protocol or m.protocol)
     if name == 'niqe': return niqe_fast.niqe_fast(patches, crop, space=plane, undefined='nan')
     return torch.cat([m.call(x / 255, None, plane, crop).double().cpu() for x in patches.split(chunk)])
+
+# %% ../../nbs/library/14_metrics.registry.ipynb #f9494de7
+def patch_labels(patches: Tensor, column: str, protocol: str = '') -> np.ndarray:
+    "The metric of each 8-bit patch: (n, 3, h, w) → (n,), NaN where it is undefined."
+    block = re.fullmatch(r'niqe_(\d+)', column)
+    if not block: return score_patches(patches, column, protocol).numpy()
+    plane, crop = parse(protocol or METRICS['niqe'].protocol)
+    return niqe_fast.niqe_fast(patches, crop, int(block[1]), space=plane, undefined='nan').numpy()
+
+def lower_is_better(column: str) -> bool:
+    "Of a column of a rank dataset."
+    return metric(re.sub(r'^niqe_\d+$', 'niqe', column)).better == 'lower'

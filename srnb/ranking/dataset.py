@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import core
 from ..core import Error, choose
 from ..data.photos import Arena
-from .patches import lower_is_better, patch_labels
+from ..metrics.registry import lower_is_better, patch_labels
 
 # %% ../../nbs/library/61_ranking.dataset.ipynb #51868e08
 class RankSet:
