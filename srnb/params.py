@@ -164,6 +164,9 @@ class RankSetRow(Row):
     patch: int = entry(296, 'px')
     stride: int = entry(200, '200 in the paper, 148 in the code (R10)')
     last: bool = entry(True, "the position that just fits: true in the paper's counts, false in the code")
+    label: str = entry('patch', 'what the metric judges: each patch, as the paper, or the whole picture it is cut from',
+                       ('patch', 'picture'))
+    bound: float = entry(0., 'photographs whose original has a NIQE above it are left out; 0 is none')
     sharpness: float = entry(0., 'least of a patch: 0 in the paper, 40 in the code (R12)')
     difference: float = entry(0., 'least of the metric between the close levels: 0 in the paper, 0.1 in the code (R12)')
     difference_metric: str = entry('niqe', 'of which metric')
@@ -185,6 +188,9 @@ class RankerRow(LearningRow):
     most: int = entry(0, 'patches to learn from, 0 is all; rank dataset 1 is a tenth')
     crop: int = entry(0, 'px of a patch that it sees, anywhere in it; 0 is all')
     turns: bool = entry(False, 'flips and turns: in the options, ignored by the code')
+    gap: float = entry(0., 'least difference of two values of the metric that make a pair to learn from; 0 is none')
+    judge: str = entry('patch', 'what is judged: whole patches, or their corners of `crop` px, the size it learns from',
+                       ('patch', 'crop'))
     net: str = entry('vgg', "plain: no batch norm; contrast: sees NIQE's contrast-normalised luma")
     size: dict = entry({}, "the network's own arguments: {depth, nf}")
     loss: str = entry('rank', 'what it learns', ('rank', 'regression'))
