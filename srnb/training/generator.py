@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core import Error
 from .loop import Update, adam, trainable
-from .losses import Critic, Term, total
+from .losses import Critic, DetailedLoss, Term, total
 
 # %% ../../nbs/library/40_training.generator.ipynb #640dce8f
 def compile_frozen(terms: list[Term]) -> None:
@@ -42,6 +42,11 @@ class GeneratorUpdate(Update):
         if critic: self.nets['critic'], self.opts['critic'] = critic, adam(critic, critic_rate or rate, betas)
         if ema: self.nets['ema'] = copy.deepcopy(net).requires_grad_(False)
         self.best: dict = {}                                            # of `keep`: {'value', 'state'}
+        self.bad = 0                                                    # validations in a row that found a collapse
+
+    def begin(self, step: int):
+        for term in self.terms:
+            if isinstance(term.loss, DetailedLoss): term.loss.begin(step)
 
     def __call__(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         n = self.accumulate
@@ -85,8 +90,8 @@ class GeneratorUpdate(Update):
         state = {k: v.detach().cpu().clone() for k, v in self.result.state_dict().items()}
         self.best = {'value': value, 'state': state}
 
-    def state(self) -> dict: return super().state() | {'best': self.best}
+    def state(self) -> dict: return super().state() | {'best': self.best, 'bad': self.bad}
 
     def restore(self, state: dict) -> None:
         super().restore(state)
-        self.best = state['best']
+        self.best, self.bad = state['best'], state['bad']

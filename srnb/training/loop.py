@@ -19,10 +19,11 @@ from .processes import average_gradients, broadcast, shard, world
 
 # %% ../../nbs/library/39_training.loop.ipynb #21873f68
 def fit(update, batches, steps: int, start: int = 0, schedule=lambda step: 1., report=lambda step, parts: None):
-    "Feed batches `start + 1` … `steps` to `update`, its rates multiplied by `schedule(step)`."
+    "Feed batches `start + 1` … `steps` to `update`, its rates times `schedule(step)`; a true `report` ends it."
     for step, batch in zip(range(start + 1, steps + 1), batches):
         update.pace(schedule(step))
-        report(step, update(*batch))
+        update.begin(step)
+        if report(step, update(*batch)): break
 
 # %% ../../nbs/library/39_training.loop.ipynb #e1f736d5
 def schedule(kind: str = 'constant', steps: int = 0, warmup: int = 0, at=()):
@@ -56,6 +57,8 @@ class Update:
         for opt in self.opts.values():
             for group in opt.param_groups: group['lr'] = group['base'] * factor
 
+    def begin(self, step: int): "Told the number of each step before it."
+
     def rates(self) -> dict[str, float]: return {f'rate_{k}': o.param_groups[0]['lr'] for k, o in self.opts.items()}
 
     def step(self, *names: str) -> dict[str, Tensor]:
@@ -83,6 +86,7 @@ def train(update: Update,
           steps: int,               # in all
           folder,                   # where the log and the checkpoints lie while it runs
           validate=None,            # parts of the last step → measures
+          stop=lambda: False,       # asked after each validation: is this the end?
          ) -> pd.DataFrame:
     "Train `update` from where the run in `folder` stopped; the log is returned."
     def whole(n: int) -> int: return math.ceil(n / row.every) * row.every     # between, half a mean would be forgotten
@@ -93,13 +97,15 @@ def train(update: Update,
         update.restore(state)
         set_rng_state(state['rng'])
     weights = {t.name: t.weight for t in getattr(update, 'terms', ())}
+    validate_every = whole(row.validate_every)
     log = Log(checkpoints.folder/'log.csv', steps, start, row.every, update.rates, weights,
-              validate, whole(row.validate_every), row.name)
+              validate, validate_every, row.name)
     def report(step, parts):
         log(step, parts)
         if step % save_every == 0 and step < steps:
             if world()[0] == 0: checkpoints.save(step, update.state())
             log.saved = step
+        if validate_every and step % validate_every == 0: return broadcast(stop())
     factor = schedule(row.schedule, steps, row.warmup, row.halve_at)
     fit(update, shard(batches(start)), steps, start, factor, report)
     log.bar.close()

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['DISTANCES', 'CRITICS', 'Term', 'DetailedLoss', 'total', 'Content', 'bce', 'Critic', 'PlainGainCritic',
-           'RelativisticCritic', 'margin_rank', 'regression', 'RankContent', 'Watch']
+           'RelativisticCritic', 'margin_rank', 'regression', 'low_pass', 'SmoothGradient', 'View', 'RankContent',
+           'Watch']
 
 # %% ../../nbs/library/35_training.losses.ipynb #71427e50
-import copy, warnings
+import copy, math, warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Error, choose
+from ..data.image import quantize
 
 # %% ../../nbs/library/35_training.losses.ipynb #b5997cbd
 class Term(NamedTuple):
@@ -26,6 +28,7 @@ class Term(NamedTuple):
 
 class DetailedLoss(nn.Module):
     "A loss whose pass over `sr` finds something that others need: `detailed` returns both."
+    def begin(self, step: int) -> None: "Told the number of each step before it: what is drawn follows from it."
     def detailed(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, Any]: raise NotImplementedError
     def forward(self, sr: Tensor, hr: Tensor | None = None) -> Tensor: return self.detailed(sr, hr)[0]
 
@@ -113,6 +116,47 @@ def regression(s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Squared error of both scores."
     return F.mse_loss(torch.cat([s, t]), torch.cat([a, b]))
 
+# %% ../../nbs/library/35_training.losses.ipynb #bfe5b90b
+def low_pass(x: Tensor, sigma: float) -> Tensor:
+    "A Gaussian over each channel, the border repeated: (n, c, h, w), the same shape again."
+    radius, channels = math.ceil(3 * sigma), x.shape[1]
+    taps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    taps = torch.softmax(-taps**2 / (2 * sigma**2), 0).expand(channels, 1, -1)
+    x = F.pad(x, [radius] * 4, mode='replicate')
+    x = F.conv2d(x, taps[..., None], groups=channels)
+    return F.conv2d(x, taps[..., None, :], groups=channels)
+
+class SmoothGradient(torch.autograd.Function):
+    "A picture as it is; its gradient low-passed, in each picture as long as before."
+    @staticmethod
+    def forward(ctx, x: Tensor, sigma: float) -> Tensor:
+        ctx.sigma = sigma
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        def length(g): return torch.linalg.vector_norm(g, dim=(1, 2, 3), keepdim=True)
+        smooth = low_pass(gradient, ctx.sigma)
+        return smooth * (length(gradient) / length(smooth).clamp(min=1e-30)), None
+
+# %% ../../nbs/library/35_training.losses.ipynb #c370b790
+class View(NamedTuple):
+    "What a ranker sees of pictures."
+    rounded: bool = False    # clipped to 0…1 and rounded to 8 bit; the gradient passes straight through
+    shift: int = 0           # px, at most, cut at the top and left
+    flip: bool = False       # mirrored in half of the steps
+    smooth: float = 0.       # px: σ of the low-pass of the gradient
+    seed: int = 0
+
+    def __call__(self, sr: Tensor, step: int) -> Tensor:
+        if self.smooth: sr = SmoothGradient.apply(sr, self.smooth)
+        if self.rounded: sr = sr + (quantize(sr) - sr).detach()
+        rng = np.random.default_rng([self.seed, step])
+        top, left = rng.integers(self.shift + 1, size=2)
+        mirrored = rng.integers(2)
+        sr = sr[..., top:, left:]
+        return sr.flip(-1) if self.flip and mirrored else sr
+
 # %% ../../nbs/library/35_training.losses.ipynb #f5eeb834
 class RankContent(DetailedLoss):
     "Sigmoid score that a frozen copy of `ranker` gives to `sr`; lower looks better (RankSRGAN, eq. 9)."
@@ -120,27 +164,34 @@ class RankContent(DetailedLoss):
                  reduction: str = 'sum',      # over the batch, as the code; or 'mean'
                  mode: str = 'eval',          # batch norm as learned (text), or of this batch: train (code)
                  bias: float = 0.,            # R_bias
-                 batch: int | None = None):   # of the whole step, where `sr` is a part of it
+                 batch: int | None = None,    # of the whole step, where `sr` is a part of it
+                 standard: tuple[float, float] | None = None,     # mean and spread of scores, to centre and scale them
+                 view: View | None = None):   # what the ranker sees of `sr`; all of it as it is
         super().__init__()
         self.ranker, self.bias, self.batch = copy.deepcopy(ranker).requires_grad_(False), bias, batch
         self.reduction = choose(reduction, ('sum', 'mean'), 'reduction')
         self.mode = choose(mode, ('eval', 'train'), 'mode of a ranker')
+        self.standard, self.view, self.number = standard, view or View(), 0
         self.ranker.train(mode == 'train')
         for m in self.ranker.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm) and mode == 'train': m.track_running_stats = False
 
     def train(self, mode: bool = True): return self                # whatever surrounds it trains; the ranker does not
 
+    def begin(self, step: int) -> None: self.number = step
+
     def detailed(self, sr: Tensor, hr: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         "The loss, and `rank_score`: the ranker's word on each picture, for the log (see `Watch`)."
-        score = self.ranker(sr)                                    # (n,)
-        mean = (score - self.bias).sigmoid().mean()
+        score = self.ranker(self.view(sr, self.number))            # (n,)
+        centre, spread = self.standard or (0., 1.)
+        mean = ((score - centre) / spread - self.bias).sigmoid().mean()
         loss = mean if self.reduction == 'mean' else mean * (self.batch or len(sr))
         return loss, {'rank_score': score.detach()}
 
-    def renew(self, ranker: nn.Module):
-        "Go on with the weights of a ranker that has trained on."
+    def renew(self, ranker: nn.Module, standard: tuple[float, float] | None = None):
+        "Go on with the weights of a ranker that has trained on, and with its scores' mean and spread."
         self.ranker.load_state_dict(ranker.state_dict())
+        if self.standard: self.standard = standard or self.standard
 
 # %% ../../nbs/library/35_training.losses.ipynb #f00390dd
 class Watch:
