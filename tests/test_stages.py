@@ -17,7 +17,7 @@ from srnb.pipeline.stages import MARK, pipeline_text
 root = Path(__file__).parents[1]
 paper = sorted(root.glob('nbs/paper/*.ipynb'))
 BY_HAND = {'00_data', '21_watch', '60_sweep', '60_user_study', '61_look', '62_protocols', '63_threshold',
-           '64_contradictions'}                               # for a person at the desk: no stage runs them
+           '64_contradictions', '65_label_noise'}             # for a person at the desk: no stage runs them
 
 pytestmark = pytest.mark.usefixtures('here')
 
@@ -46,9 +46,6 @@ def test_parameters_say_first_that_they_are_composed(profiles):
 def test_profiles_have_the_same_keys(profiles):
     keys = {name: leaves(p) for name, p in profiles.items()}
     assert keys.keys() == {'tiny', 'mini', 'mini_sets', 'bench', 'paper'}
-    more = {('assess', name, 'source') for name in ('srresnet_ledig', 'srgan_ledig')}
-    assert keys['mini_sets'] - keys['mini'] == more
-    keys['mini_sets'] -= more
     for name in keys: assert keys[name] == keys['mini'], f'{name} and mini differ in {keys[name] ^ keys["mini"]}'
 
 
@@ -71,6 +68,26 @@ def test_every_row_of_every_profile_can_be_read(profiles):
             for name, given in p[block].items(): params.kind_of(block, given).read(given, name=name)
         for name, given in p['assess'].items(): params.AssessRow.read(given, name=name)
         for name, given in p['fuse'].items(): params.FuseRow.read(given, name=name)
+
+
+def test_published_rows_are_their_networks(profiles):
+    "Layout, and a critic for those that have one; all that others trained is written by one stage."
+    import torch
+
+    from srnb.models.layers import count_parameters
+    from srnb.models.published import PUBLISHED_NETWORKS
+    from srnb.training.methods import network
+    block = profiles['tiny']['published']
+    for p in profiles.values(): assert p['published'] == block
+    rows = {name: params.PublishedRow.read(given, name=name) for name, given in block.items()}
+    for row in rows.values():
+        with torch.device('meta'): net = network(row)
+        assert count_parameters(net) == PUBLISHED_NETWORKS[row.weights].parameters
+    made = {*rows, *(f'{name}_critic' for name, row in rows.items() if row.critic)}
+    named = {row.weights for row in rows.values()} | {row.critic for row in rows.values()} - {''}
+    assert named == {*PUBLISHED_NETWORKS}
+    outs = yaml.safe_load((root/'dvc.yaml').read_text(encoding='utf-8'))['stages']['published']['outs']
+    assert {Path(next(iter(out))).stem for out in outs} == made
 
 
 def own(value) -> bool:

@@ -50,8 +50,8 @@ class LedigResNet(nn.Module):
 
 # %% ../../nbs/library/22_models.ledig.ipynb #9c2e7d5e
 def load_ledig(source: str | Path) -> LedigResNet:
-    "A published training: 'srresnet_ledig', 'srgan_ledig' (looked for as any weights), or a file."
-    state = core.read_state(core.weights(source) if source in core.WEIGHTS else source)
+    "A training of one's own, of any width and depth."
+    state = core.read_state(source)
     blocks = 1 + max((int(k.split('.')[1]) for k in state if k.startswith('body.')), default=-1)
     if not blocks or 'head.conv.weight' not in state:
         raise core.Error(f"{source} holds no SRResNet in Ledig's layout: "

@@ -19,20 +19,16 @@ from ..data import image, photos, resize
 from ..metrics import registry
 from . import enlarge
 from ..training import methods, scales
-from ..models.ledig import load_ledig
 from ..models.rrdbnet import load_rrdb
 from ..params import AssessRow
 
 # %% ../../nbs/library/51_pictures.assess.ipynb #c854bfd2
 @lru_cache(1)
 def third_party(name: str):
-    "A network that others trained, from `SRNB_WEIGHTS`."
-    net = load_rrdb(core.weights(name)) if name.startswith('rrdb') else load_ledig(name)
-    return net.requires_grad_(False).to(core.device())
+    "A network of ESRGAN's authors, from `SRNB_WEIGHTS`."
+    return load_rrdb(core.weights(name)).requires_grad_(False).to(core.device())
 
 BUILT_IN = {  # name: lr, hr → sr
-    'srresnet_ledig':   lambda lr, hr: enlarge.super_resolve(third_party('srresnet_ledig'), lr),
-    'srgan_ledig':      lambda lr, hr: enlarge.super_resolve(third_party('srgan_ledig'), lr),
     'rrdb_esrgan':      lambda lr, hr: enlarge.super_resolve(third_party('rrdb_esrgan'), lr),
     'rrdb_psnr_public': lambda lr, hr: enlarge.super_resolve(third_party('rrdb_psnr'), lr),
     'bicubic':          lambda lr, hr: enlarge.bicubic(lr),

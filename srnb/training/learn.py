@@ -44,7 +44,8 @@ class Validation:
 # %% ../../nbs/library/45_training.learn.ipynb #0665cca9
 def beginnings(row: GeneratorRow) -> list[Path]:
     "The weights that `row` starts from, or is taught by."
-    names = [row.start, row.ranker, *RECIPES[type(row)].teachers(row)]
+    critic = f'{row.critic.start}_critic' if row.critic.start else ''
+    names = [row.start, critic, row.ranker, *RECIPES[type(row)].teachers(row)]
     return [core.model_path(name) for name in names if name and name != 'scratch']
 
 def learn(row: GeneratorRow, processes: int = 0) -> pd.DataFrame:
