@@ -72,8 +72,8 @@ RANKERS = {'vgg': Ranker, 'plain': PlainRanker, 'contrast': ContrastRanker}
 
 # %% ../../nbs/library/28_models.ranker.ipynb #965f6174
 def describe_ranker(name: str) -> dict:
-    """What the file of a trained ranker says of it: kind, size, metric, patch, low, high, levels; and mean, spread, crop
-    where it was judged at the size at which it learned."""
+    """What the file of a trained ranker says of it: kind, size, metric, patch, low, high, levels; and mean, spread and
+    crop where it was judged at the size at which it learned."""
     from safetensors import safe_open
     path = core.model_path(name)
     core.read_state(path)                                   # says what is wrong with the file, if anything is

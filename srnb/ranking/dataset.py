@@ -193,6 +193,6 @@ def refuse_noise(data: RankSet):
         if (found.difference > found.noise).any(): return
         clearest = found.loc[(found.difference - found.noise).idxmax()]
         said.append(f'{metric}: {clearest.difference:.2f} against {clearest.noise:.2f}')
-    raise Error(f"the labels of rank dataset '{data.name}' are all noise: of no two levels is the difference larger than "
-                f"what a move by a few pixels makes of it ({'; '.join(said)}). Take levels that are further apart, "
-                "larger patches, or `label: picture`.")
+    raise Error(f"the labels of rank dataset '{data.name}' are all noise: no two levels differ by more than a move of "
+                f"a few pixels changes their difference ({'; '.join(said)}). Take levels that are further apart, larger "
+                "patches, or `label: picture`.")
