@@ -194,5 +194,5 @@ def refuse_noise(data: RankSet):
         clearest = found.loc[(found.difference - found.noise).idxmax()]
         said.append(f'{metric}: {clearest.difference:.2f} against {clearest.noise:.2f}')
     raise Error(f"the labels of rank dataset '{data.name}' are all noise: no two levels differ by more than a move of "
-                f"a few pixels changes their difference ({'; '.join(said)}). Take levels that are further apart, larger "
-                "patches, or `label: picture`.")
+                f"a few pixels changes their difference ({'; '.join(said)}). Take levels that are further apart, "
+                "larger patches, or `label: picture`.")

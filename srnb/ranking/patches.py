@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AS_PAPER', 'AS_CODE', 'CHUNK', 'PICTURE', 'level_sources', 'reader', 'renderer', 'grid', 'cut_patches', 'sharpness',
            'by_chunks', 'choose_patches', 'column_labels', 'score_photograph', 'train_valid_split', 'level_rows',
-           'Draft', 'render_levels', 'score_levels', 'make_rank_set']
+           'check_rank_set', 'Draft', 'render_levels', 'score_levels', 'make_rank_set']
 
 # %% ../../nbs/library/60_ranking.patches.ipynb #450c8591
 import json, re, shutil, warnings, zlib
@@ -159,32 +159,37 @@ def train_valid_split(table: pd.DataFrame, by: str, valid: float, seed: int) -> 
     held = np.random.default_rng(seed).permutation(names)[:count]
     return np.where(unit.isin(held), 'valid', 'train')
 
-# %% ../../nbs/library/60_ranking.patches.ipynb #ab7c5007
+# %% ../../nbs/library/60_ranking.patches.ipynb #5e0eb5d2
+PICTURE = 480          # px of a picture whose label its patches take: 25 blocks of NIQE
+
 def level_rows(levels: dict[str, str]) -> set[str]:
     "The rows whose networks the levels are made of."
     made = [source for source in levels.values() if not source.startswith('folder:')]
     return {name for source in made for name, _ in blend_terms(source)} - {*assess.BUILT_IN}
 
-PICTURE = 480          # px of a picture whose label its patches take: 25 blocks of NIQE
+def check_rank_set(row: RankSetRow):
+    "An error where a row asks for what there cannot be: before the work."
+    levels = level_sources(row.levels)
+    for level in row.between: choose(level, levels, 'level', f"between of '{row.name}'")
+    for column in row.metrics: lower_is_better(column)                         # refuses a wrong name
+    if row.label == 'picture' and 0 < row.middle < PICTURE:
+        raise Error(f"'{row.name}' labels whole pictures, but uses the middle {row.middle} px of each; "
+                    f"a label needs {PICTURE} px or more: raise `middle`.")
+    if unnamed := level_rows(levels) - {*row.networks}:
+        raise Error(f"'{row.name}' has levels made of {', '.join(sorted(unnamed))}, which its `networks` do not "
+                    "name; DVC would not know when they change.")
 
+# %% ../../nbs/library/60_ranking.patches.ipynb #ab7c5007
 class Draft:
     "A rank dataset that is being made: what it is made of, and where its parts wait."
     def __init__(self, row: RankSetRow):
+        check_rank_set(row)
         self.row, self.levels = row, level_sources(row.levels)
         self.arena = Arena(core.out('photos', row.photos))
-        for level in row.between: choose(level, self.levels, 'level', f"between of '{row.name}'")
-        for column in row.metrics: lower_is_better(column)                     # a wrong name fails before the work
-        if row.label == 'picture' and 0 < row.middle < PICTURE:
-            raise Error(f"'{row.name}' labels whole pictures, but uses the middle {row.middle} px of each; "
-                        f"a label needs {PICTURE} px or more: raise `middle`.")
-        rows = level_rows(self.levels)
-        if unnamed := rows - {*row.networks}:
-            raise Error(f"'{row.name}' has levels made of {', '.join(sorted(unnamed))}, which its `networks` do not "
-                        "name; DVC would not know when they change.")
-
         folders = [photos.find(source) for source in self.levels.values() if source.startswith('folder:')]
         given = [[(p.name, p.stat().st_size) for p in folder] for folder in folders]
-        files = [self.arena.path.with_suffix('.csv'), *(core.model_path(name) for name in sorted(rows))]
+        networks = [core.model_path(name) for name in sorted(level_rows(self.levels))]
+        files = [self.arena.path.with_suffix('.csv'), *networks]
         self.folder = core.out('scratch', f'{row.name}-{checkpoints.key(row, given, *files)}')
         fitting = self.fitting()
         self.numbers = self.natural(fitting) if row.bound else fitting
