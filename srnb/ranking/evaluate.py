@@ -8,6 +8,7 @@ __all__ = ['SCORE_SCALES', 'Judgements', 'trivial', 'hits', 'accuracy', 'accurac
            'judgements_of', 'report_of', 'level_means']
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ff67e0b9
+import warnings
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -126,7 +127,8 @@ def ranker_report(judged: Judgements, means, draws: int = 400, seed: int = 0) ->
     ranker, idle = both(judged).T
     resamples = stats.resamples(judged.photograph, draws, seed)
     draw = np.array([both(judged.take(k)) for k in resamples])                # (draws, statistics, 2)
-    with np.errstate(all='ignore'):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)                       # a statistic that no resample has is NaN
         low, high = np.nanpercentile(draw[..., 0], [2.5, 97.5], axis=0)
         difference_low, difference_high = np.nanpercentile(draw[..., 0] - draw[..., 1], [2.5, 97.5], axis=0)
     return pd.DataFrame({'statistic': list(statistics), 'ranker': ranker, 'low': low, 'high': high, 'trivial': idle,
