@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'IDLE', 'READ_AT_IMPORT', 'STARTED', 'shell', 'Recorder', 'run_cell', 'engine', 'execute_here', 'wait_at',
-           'answer', 'leave_with', 'address', 'started', 'begin', 'connect', 'passed_on', 'execute_warm']
+           'answer', 'leave_with', 'address', 'started', 'attend', 'connect', 'passed_on', 'execute_warm']
 
 # %% ../../nbs/library/83_pipeline.warm.ipynb #0d00218b
 import base64, contextlib, fcntl, hashlib, importlib.util, io, json, os, socket
@@ -175,14 +175,14 @@ def address(environment: dict[str, str]) -> str:
 STARTED = []                   # processes that outlive who started them; Python warns when it forgets a living one
 
 def started(where: str | int, environment: dict[str, str], **more) -> subprocess.Popen:
-    "A process of this interpreter that will `begin`, apart from this terminal."
-    code = 'import sys; from srnb.pipeline import warm; warm.begin(sys.argv[1])'
+    "A process of this interpreter that will `attend`, apart from this terminal."
+    code = 'import sys; from srnb.pipeline import warm; warm.attend(sys.argv[1])'
     STARTED.append(subprocess.Popen([sys.executable, '-c', code, str(where)], env=environment, start_new_session=True,
                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                     **more))
     return STARTED[-1]
 
-def begin(where: str):
+def attend(where: str):
     "What a started process does: wait at an address, or answer the one request of an open connection."
     if where.isdigit(): answer(socket.socket(fileno=int(where)))
     else: wait_at(where)
