@@ -6,7 +6,7 @@
 __all__ = ['KERAS_NAMES', 'HALF_PRECISION', 'PUBLISHED_NETWORKS', 'ANSWERS_AT_HOME', 'keras_layers', 'ncnn_convolutions',
            'fill_layers', 'from_depth_to_space', 'from_height_width_channel', 'read_ledig', 'read_ledig_critic',
            'read_realsr', 'PublishedFile', 'PublishedNetwork', 'published_files', 'published_network', 'drawn_picture',
-           'answers', 'check_answers']
+           'published_answers', 'check_answers']
 
 # %% ../../nbs/library/31_models.published.ipynb #a501d610
 import copy, hashlib, importlib.metadata, importlib.util, io, struct, sys
@@ -211,7 +211,7 @@ def drawn_picture(size: int, shift: int = 0) -> Tensor:
     return (255 * torch.stack(waves)[None]).round().float() / 255
 
 @torch.no_grad()
-def answers(net: nn.Module) -> Tensor:
+def published_answers(net: nn.Module) -> Tensor:
     "What a published network says to drawn pictures, in a few numbers; it is left as it was."
     if isinstance(net, LedigCritic):
         judge = copy.deepcopy(net).train()              # a look moves the statistics that it keeps
@@ -221,7 +221,7 @@ def answers(net: nn.Module) -> Tensor:
 
 def check_answers(name: str, net: nn.Module) -> float:
     "How far, at most, the answers of `net` are from those at home; more than rounding is an error."
-    away = (answers(net) - torch.tensor(ANSWERS_AT_HOME[name])).abs().max().item()
+    away = (published_answers(net) - torch.tensor(ANSWERS_AT_HOME[name])).abs().max().item()
     if away > (1e-3 if isinstance(net, LedigCritic) else 1e-4):
         raise Error(f"the published network '{name}' answers otherwise here than at home, by up to {away:.2g}.")
     return away
