@@ -43,7 +43,8 @@ def rank_gate(row: GeneratorRow, update: GeneratorUpdate, check: Validation) -> 
     found = gate(update.result, {'rank': rank}, itertools.islice(batches, row.gate), check, seed=row.seed).iloc[0]
     if not found.high < 0:
         warnings.warn(f"ranker '{row.ranker}' is not seen to lead anywhere: after {row.gate} steps on the rank term "
-                      f"alone from the start of '{row.name}', NIQE of {found.photographs} validation photographs changes by "
+                      f"alone from the start of '{row.name}', NIQE of {found.photographs} validation photographs "
+                      f"changes by "
                       f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}).")
     return {'gate': float(found.difference)}
 
