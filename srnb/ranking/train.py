@@ -65,8 +65,8 @@ def patch_scores(net: nn.Module, data: RankSet, patches, crop: int = 0, batch: i
             x = data.pixels(k, [level] * len(k)).to(device).float() / 255
             score.append(torch.stack([net(part) for part in corners(x, crop)]).float().cpu().numpy())
     net.train(mode)
-    score = np.concatenate(score, 1)                                        # (looks, levels · patches)
-    return score.reshape(len(score), len(data.levels), -1).swapaxes(1, 2).astype(float)
+    looks = np.concatenate(score, 1)                                        # (looks, levels · patches)
+    return looks.reshape(len(looks), len(data.levels), -1).swapaxes(1, 2).astype(float)
 
 def judge_patches(net: nn.Module, data: RankSet, metric: str, patches, batch: int = 32, crop: int = 0) -> Judgements:
     "Scores of patches (the mean of their corners' with `crop`) at all levels, beside their labels."
