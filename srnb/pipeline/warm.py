@@ -138,7 +138,7 @@ def answer(visitor: socket.socket):
     threading.Thread(target=leave_with, args=[visitor], daemon=True).start()
     os.environ.clear()
     os.environ.update(asked['environment'])
-    os.sched_setaffinity(0, asked['cores'])
+    if asked['cores']: os.sched_setaffinity(0, asked['cores'])
     os.chdir(asked['folder'])
     for name in [n for n in sys.modules if n.partition('.')[0] == 'srnb']:
         del sys.modules[name]                                         # those of the folder are imported anew
@@ -228,8 +228,9 @@ def execute_warm(notebook,                        # a file
                  environment: dict[str, str],     # of its process
                 ) -> dict:
     "Execute a notebook in a process of its own: {} if it ended well, else name, text and cell of the error."
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []       # Linux alone has it
     asked = {'notebook': str(notebook), 'target': str(target), 'given': given, 'environment': environment,
-             'folder': str(Path(folder).resolve()), 'cores': sorted(os.sched_getaffinity(0))}
+             'folder': str(Path(folder).resolve()), 'cores': cores}
     said = b''
     with (connect(environment) as line, open(os.devnull) as nothing,
           passed_on(sys.stdout) as out, passed_on(sys.stderr) as err):
