@@ -21,7 +21,7 @@ repro: compose data      ## 25 min  from photographs to RankSRGAN and its first 
 	@python -m srnb.report.compare || true
 	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
-all: compose data        ## 4 h     every network, figure, table and verdict (profile=tiny: 30 min)
+all: compose data        ## 4 h     every network, figure, table and verdict (profile=tiny: 13 min)
 	dvc repro
 	@python -m srnb.report.compare || true
 
@@ -46,7 +46,7 @@ test-fast: data          ## 5 min   library notebooks and the quick tests
 	nbdev_test --path nbs/library --n_workers 2
 	python -m pytest -q -m 'not slow and not browser' --durations=10
 
-test: check data         ## 40 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
+test: check data         ## 25 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
 	nbdev_test --path nbs/library --n_workers 2
 	python -m pytest -q --durations=10
 
