@@ -99,7 +99,7 @@ def execute_here(notebook: str, target: str, given: dict) -> dict:
     return {}
 
 # %% ../../nbs/library/83_pipeline.warm.ipynb #3f1b1f7e
-LIBRARIES = ('papermill', 'nbclient', 'nbformat', 'IPython.core.interactiveshell', 'matplotlib_inline.backend_inline',
+LIBRARIES = ('papermill', 'nbformat', 'IPython.core.interactiveshell', 'matplotlib_inline.backend_inline',
              'numpy', 'pandas', 'pyarrow', 'scipy.stats', 'scipy.linalg', 'matplotlib.pyplot', 'seaborn', 'PIL.Image',
              'yaml', 'tqdm.auto', 'torch', 'torchvision', 'safetensors.torch', 'numba')
 IDLE = 300.                    # seconds without a request after which it ends
