@@ -49,7 +49,7 @@ def title(nb: dict) -> tuple[str, str]:
 def needs(stem: str, known: dict[str, Stage]) -> list[str]:
     "The stages that make what a notebook reads."
     made = [file for stage in known.values() for file in stage.outs if not file.startswith(stages.RESULTS)]
-    read = {*stages.files_read(stem, made, params.rows(params.current()))}
+    read = {*stages.files_read(stem, made, params.current())}
     return [name for name, stage in known.items() if read & {*stage.outs}]
 
 def before(names, known: dict[str, Stage]) -> list[str]:

@@ -123,20 +123,21 @@ def listed(node: ast.AST) -> set[str]:
     entries = value.keys if isinstance(value, ast.Dict) else getattr(value, 'elts', [])
     return {e.value for e in entries if isinstance(e, ast.Constant) and isinstance(e.value, str)}
 
-def _seeds(given: ast.Module) -> list[int]:
-    "The seeds that a parameters cell names."
-    lines = {ast.unparse(line.targets[0]): line.value for line in given.body if isinstance(line, ast.Assign)}
-    return ast.literal_eval(lines['seeds']) if 'seeds' in lines else []
+def _given(cell: ast.Module, name: str) -> list:
+    "The list that a parameters cell calls by a name."
+    lines = {ast.unparse(line.targets[0]): line.value for line in cell.body if isinstance(line, ast.Assign)}
+    return ast.literal_eval(lines[name]) if name in lines else []
 
-def names_held(stem: str) -> set[str]:
-    "The names of rows and files that a notebook holds."
+def names_held(stem: str, composed: dict = {}) -> set[str]:
+    "The names of rows and files that a notebook holds; `composed`: parameters, whose blocks it may name."
     given, code = notebook_code(stem)
     papers = {other.split('_')[1] for other in run.notebooks() if other[0] in '89'}
     names = strings(given) | strings(code) - papers
     parts = reached(code)
     for name in used(code, imported(code)) & parts.keys():
         if name.rpartition('.')[2].isupper(): names |= listed(parts[name]) - papers
-    return names | {f'{name}_s{seed}' for name in names for seed in _seeds(given)}
+    for block in _given(given, 'blocks'): names |= (composed.get(block) or {}).keys()
+    return names | {f'{name}_s{seed}' for name in names for seed in _given(given, 'seeds')}
 
 # %% ../../nbs/library/85_pipeline.stages.ipynb #8dcc6322
 def fits(file: str, pattern: str, names: set[str]) -> bool:
@@ -148,9 +149,9 @@ def fits(file: str, pattern: str, names: set[str]) -> bool:
         if match is None or any(found.split('.')[0] not in names for found in match.groups()): return False
     return True
 
-def files_read(stem: str, files: list[str], rows: dict[str, dict] = {}) -> list[str]:
-    "Those of `files` that a notebook reads. A ranker among `rows` brings the dataset that it learned from."
-    names = names_held(stem)
+def files_read(stem: str, files: list[str], composed: dict = {}) -> list[str]:
+    "Those of `files` that a notebook reads. Of the rows of `composed`, a ranker brings its dataset."
+    names, rows = names_held(stem, composed), params.rows(composed)
     names |= {rows[name]['dataset'] for name in names & rows.keys() if 'dataset' in rows[name]}
     _, code = notebook_code(stem)
     wanted = [(pattern, names) for pattern in path_patterns(code)]
@@ -195,7 +196,7 @@ MARK = '# from the notebooks'
 
 def marked_lists(composed: dict) -> dict[tuple[str, str], list[str]]:
     "What belongs in the lists of `dvc.yaml`: (stage, deps or outs) → lines; `composed`: parameters of a profile."
-    known, rows = stages(composed), params.rows(composed)
+    known = stages(composed)
     made = [o for stage in known.values() for o in stage.outs if not o.startswith(RESULTS)]
     everything = SOURCES + sorted(made, key=lambda file: file.split('/')[:2])      # by folder, in it by row
     code = sorted({group for stage in known.values() for group in groups_run(stage.cmd)})
@@ -204,7 +205,7 @@ def marked_lists(composed: dict) -> dict[tuple[str, str], list[str]]:
     for name, stage in known.items():
         groups = groups_run(stage.cmd)
         members = [stem for group in groups for stem in run.groups()[group]]
-        read = {file for stem in members if stem[0] in '789' for file in files_read(stem, everything, rows)}
+        read = {file for stem in members if stem[0] in '789' for file in files_read(stem, everything, composed)}
         deps = [file for file in everything if file in read - {*stage.outs}]
         found[name, 'deps'] = [f'out/code/{group}.txt' for group in groups] + deps
     return found
