@@ -175,6 +175,7 @@ class RankSetRow(Row):
     levels: dict | list = entry([], 'rows, bicubic, hr, folder:<path>, or blends as {name: a*0.5+b*0.5}')
     between: list = entry([], 'the two close levels, of which the filters ask; [] is the last two')
     middle: int = entry(0, 'px of each photograph that are used, where all of it would take too long; 0 is all')
+    places: int = entry(1, 'squares of `middle` px that are used of each: its middle, or of several the sharpest')
     scale: int = entry(4, 'of enlargement')
     patch: int = entry(296, 'px')
     stride: int = entry(200, '200 in the paper, 148 in the code (R10)')

@@ -31,13 +31,15 @@ class RankSet:
         self.levels = list(levels) or about['levels']
         if len(self.levels) < 2: raise Error(f"a ranker needs two levels or more, not {self.levels}.")
 
-        self.spots = table[table.level == about['levels'][0]][['image', 'x', 'y', 'split']].reset_index(drop=True)
+        columns = [c for c in ('image', 'picture', 'x', 'y', 'split') if c in table]     # a picture: of several
+        self.spots = table[table.level == about['levels'][0]][columns].reset_index(drop=True)
         columns = [about['levels'].index(level) for level in self.levels]
         by_patch = {metric: table[metric].to_numpy().reshape(len(self.spots), -1) for metric in about['metrics']}
         self.values = {metric: values[:, columns] for metric, values in by_patch.items()}
         self.arenas = [Arena(core.out('rank', name, f'{level}.npy')) for level in self.levels]
         number = {Path(file).stem: i for i, file in enumerate(self.arenas[0].files)}
-        self.photograph = self.spots['image'].map(lambda file: number[Path(file).stem]).to_numpy()
+        names = self.spots.get('picture', self.spots['image'].map(lambda file: Path(file).stem))
+        self.picture = names.map(number).to_numpy()                             # in the arenas
         self.x, self.y = self.spots.x.to_numpy(), self.spots.y.to_numpy()
 
     def __len__(self): return len(self.spots)
@@ -64,7 +66,7 @@ class RankSet:
         goes: (n, 3, patch, patch) uint8."""
         found = torch.empty(len(patches), 3, self.patch, self.patch, dtype=torch.uint8)
         for into, k, level in zip(found.numpy(), patches, levels):
-            whole = self.arenas[level].view(self.photograph[k])              # (h, w, 3)
+            whole = self.arenas[level].view(self.picture[k])              # (h, w, 3)
             y = min(self.y[k] + shift, whole.shape[0] - self.patch)
             x = min(self.x[k] + shift, whole.shape[1] - self.patch)
             into[:] = whole[y:y + self.patch, x:x + self.patch].transpose(2, 0, 1)
@@ -149,7 +151,7 @@ def moved_labels(data: RankSet, metric: str, protocol: str = '',
                  seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     "Labels of some patches, or of pictures where those are labelled, and labels of the same moved: (n, levels) each."
     whole = data.label == 'picture'
-    units = np.unique(data.photograph) if whole else np.arange(len(data))
+    units = np.unique(data.picture) if whole else np.arange(len(data))
     chosen, levels = np.random.default_rng(seed).permutation(units)[:count], range(len(data.levels))
     def patches(start):
         pixels = [data.pixels(chosen, [level] * len(chosen), start) for level in levels]
