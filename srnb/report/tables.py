@@ -64,6 +64,7 @@ def comparison(item: str,                                # a published table
               ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Ours beside every published cell; and our means where no published number belongs to them."
     cells, parts = published.cells(item), []
+    if table is not None: cells = published.with_networks_of_others(cells, table.method.unique())
     if table is not None and len(table): parts.append(results.mean_scores(table))
     if networks is not None: parts.append(networks.assign(set=''))
     ours = pd.concat(parts, ignore_index=True)
@@ -105,7 +106,8 @@ def caption(table: pd.DataFrame, metrics=None) -> str:
     features = {rows[m]['features'] for m in methods if m in rows and rows[m].get('content')} - {'vgg19'}
     if features: words.append(f"Content features: {', '.join(sorted(features))} in place of VGG19.")
     if {*methods} & {*published.STAND_INS.values()}: words.append("PIQE takes Ma's place.")
-    return ' '.join(words)
+    words.append(results.origins(methods))
+    return ' '.join(word for word in words if word)
 
 def save_comparison(item: str, side: pd.DataFrame, here: pd.DataFrame, note: str,
                     differences: pd.DataFrame | None = None):
