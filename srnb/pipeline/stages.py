@@ -16,6 +16,7 @@ import yaml
 
 from .. import core, params
 from . import run
+from ..report import results
 
 # %% ../../nbs/library/85_pipeline.stages.ipynb #bcdfc8f5
 def imported(tree: ast.AST, package: str = '') -> dict[str, str]:
@@ -129,14 +130,14 @@ def _given(cell: ast.Module, name: str) -> list:
     return ast.literal_eval(lines[name]) if name in lines else []
 
 def names_held(stem: str, composed: dict = {}) -> set[str]:
-    "The names of rows and files that a notebook holds; `composed`: parameters, whose blocks it may name."
+    "The names of rows and files that a notebook holds; `composed`: parameters, of whose rows it may name a pattern."
     given, code = notebook_code(stem)
     papers = {other.split('_')[1] for other in run.notebooks() if other[0] in '89'}
     names = strings(given) | strings(code) - papers
     parts = reached(code)
     for name in used(code, imported(code)) & parts.keys():
         if name.rpartition('.')[2].isupper(): names |= listed(parts[name]) - papers
-    for block in _given(given, 'blocks'): names |= (composed.get(block) or {}).keys()
+    names |= results.matching(_given(given, 'rows_like'), composed).keys()
     return names | {f'{name}_s{seed}' for name in names for seed in _given(given, 'seeds')}
 
 # %% ../../nbs/library/85_pipeline.stages.ipynb #8dcc6322
