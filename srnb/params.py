@@ -172,7 +172,7 @@ class RankSetRow(Row):
     "The patches that a ranker learns from."
     photos: str = entry('train', 'packed photographs')
     networks: list = entry([], 'the rows whose weights the levels need')
-    levels: dict | list = entry([], 'rows, bicubic, hr, folder:<path>, or blends as {name: a*0.5+b*0.5}')
+    levels: dict | list = entry([], 'rows, bicubic, hr, folder:<path>, {name: a*0.5+b*0.5}, {name: a~noise:2}')
     between: list = entry([], 'the two close levels, of which the filters ask; [] is the last two')
     middle: int = entry(0, 'px of each photograph that are used, where all of it would take too long; 0 is all')
     places: int = entry(1, 'squares of `middle` px that are used of each: its middle, or of several the sharpest')
