@@ -22,7 +22,7 @@ def crops_page(item: str,
                between: tuple[str, str],               # two methods whose difference in NIQE chooses the photographs
                photographs: int = 3,
                measures=(('psnr', '{:.2f} dB'), ('niqe', 'NIQE {:.2f}')),      # what stands below a crop
-               dpi: int = 150):
+               dpi: int = 100):
     "Crops of chosen photographs as each method shows them."
     scores = results.shown(methods)
     here = [m for m in results.assessed(methods) if m != 'hr']
@@ -42,7 +42,7 @@ def convergence_page(item: str, methods: list[str]):
     fig = figures.convergence(logs)
     figures.save_figure(fig, item)
     display(fig, Markdown(f"Profile {params.current()['profile']}: luma with 4 px shaved, "
-                          "on validation photographs used for nothing else."))
+                          f"on validation photographs used for nothing else. {results.origins(logs)}"))
 
 # %% ../../nbs/library/81_report.pages.ipynb #f1d326d6
 def standardised_differences(table: pd.DataFrame) -> dict[str, float]:
