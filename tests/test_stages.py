@@ -33,8 +33,9 @@ def profiles() -> dict[str, dict]:
 
 
 def leaves(tree, at=()) -> set[tuple]:
-    "The keys of a tree, down to values and to the sets that a profile names."
-    if not isinstance(tree, dict) or not tree or at in {('evaluate', 'sets'), ('numbers', 'sets')}: return {at}
+    "The keys of a tree, down to values and to the sets and levels that a profile names."
+    named = at[-1:] in {('sets',), ('levels',)} or at in {('numbers', 'chain', 'local')}
+    if not isinstance(tree, dict) or not tree or named: return {at}
     return set().union(*(leaves(v, (*at, k)) for k, v in tree.items()))
 
 
@@ -58,8 +59,9 @@ def test_params_are_the_composed_mini(copy, monkeypatch):
 
 # rows
 
-KINDS = {'generator': GeneratorRow, 'pretrain': GeneratorRow, 'gan': GeneratorRow, 'ranksrgan': GeneratorRow,
-         'scored': EusrRow, 'rank_set': RankSetRow, 'ranker': RankerRow, 'predictor': PredictorRow}
+KINDS = {'generator': GeneratorRow, 'pretrain': GeneratorRow, 'gan': GeneratorRow, 'srgan': GeneratorRow,
+         'ranksrgan': GeneratorRow, 'scored': EusrRow, 'rank_set': RankSetRow, 'ranker': RankerRow,
+         'predictor': PredictorRow}
 
 
 def test_every_row_of_every_profile_can_be_read(profiles):

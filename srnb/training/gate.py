@@ -17,7 +17,7 @@ from .losses import DetailedLoss
 from .validation import Validation
 
 # %% ../../nbs/library/46_training.gate.ipynb #7c5048f7
-STEPS, RATE = 5, 3e-5
+STEPS, RATE = 5, 1e-5
 
 def step_on(net: nn.Module, loss: Callable, batches: Iterable[tuple[Tensor, Tensor]], rate: float = RATE) -> nn.Module:
     "A copy of `net` that has made a step of Adam on `loss` alone for each batch (lr, hr)."

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['world', 'join', 'launch', 'shard', 'all_reduce_mean', 'average_gradients', 'broadcast', 'AllReduceMean',
-           'SyncBatchNorm', 'synchronise', 'precision', 'prepare']
+           'SyncBatchNorm', 'synchronise', 'multiplies_bf16', 'precision', 'prepare']
 
 # %% ../../nbs/library/36_training.processes.ipynb #3dc66f16
-import io, os, socket
+import io, os, socket, warnings
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, redirect_stdout
 from typing import Any
@@ -115,13 +115,19 @@ def synchronise(statistics: str, *modules: nn.Module) -> None:
             if hasattr(m, 'mean_of'): m.mean_of = lambda x: AllReduceMean.apply(x.mean())
 
 # %% ../../nbs/library/36_training.processes.ipynb #e7a859ae
+def multiplies_bf16(device: torch.device) -> bool:
+    "Does this machine compute in bfloat16, or would it be emulated?"
+    return device.type == 'cuda' or device.type == 'cpu' and torch.cpu._is_avx512_bf16_supported()
+
 def precision(name: str, device: torch.device, deterministic: bool = True):
     "fp32 or bf16 → a context for forward passes; losses, batch statistics and optimiser stay in float32."
     choose(name, ('fp32', 'bf16'), 'precision')
     if name == 'fp32': return nullcontext
-    if deterministic: raise Error("precision bf16 is not repeatable bit for bit; set deterministic: false with it.")
-    if device.type != 'cuda':
-        raise Error(f"bf16 on '{device}' is emulated and slower than fp32; use precision: fp32 there.")
+    if not multiplies_bf16(device):
+        warnings.warn(f"'{device}' has no bfloat16: trained in float32, which takes two to three times as long.")
+        return nullcontext
+    if deterministic and device.type != 'cpu':
+        raise Error("precision bf16 is not repeatable bit for bit; set deterministic: false with it.")
     return lambda: torch.autocast(device.type, torch.bfloat16)
 
 def prepare(deterministic: bool = True,
