@@ -77,7 +77,9 @@ def origins(methods) -> str:
         else: theirs.append(f'`{m}`')
     said = [f"Trained by others: {', '.join(theirs)}."] if theirs else []
     scratch = ours.pop('', [])
-    said += [f"Trained here, beginning at `{first}`: {', '.join(names)}." for first, names in ours.items()]
+    for first, names in ours.items():
+        named = ', '.join(names) if len(names) <= 8 else f'{len(names)} networks'
+        said.append(f'Trained here, beginning at `{first}`: {named}.')
     if scratch: said.append(f"{'The others' if said else 'All networks'} were trained here from scratch.")
     return ' '.join(said)
 
