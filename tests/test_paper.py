@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -71,9 +73,52 @@ def test_every_item_of_the_papers_has_one_notebook_and_a_place_in_the_book():
     assert not missing, f'no notebook makes {", ".join(missing)}'
 
 
-def test_committed_results_agree_with_themselves(toy):
-    (toy/'params.yaml').write_text('profile: mini')
+@pytest.fixture
+def again(toy):
+    "The published run of `mini`, as if it had been made here, too."
     shutil.copytree(root/'results/mini', toy/'results/mini')
     shutil.copytree(root/'results/mini', toy/'out')
-    assert {*compare.compare().verdict} == {'same bytes'}
+    shutil.copy(root/'results/mini/params.yaml', toy)
+    (toy/'results/mini/machine.json').write_text(json.dumps(compare.machine() | {'processor': 'another'}))
+    return toy
+
+
+def rescore(run: Path, change):
+    "Change every score of a run: `change` is given a file's method and its table."
+    for file in run.glob('out/scores/*.csv'):
+        table = pd.read_csv(file)
+        table.assign(value=change(file.stem, table)).to_csv(file, index=False)
+
+
+def test_committed_results_agree_with_themselves(again):
+    assert {*compare.compare().files.outcome} == {'same bytes'}
     assert subprocess.run([sys.executable, '-m', 'srnb.report.compare'], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_rounding_is_the_same_on_another_machine_and_not_on_this_one(again):
+    rng = np.random.default_rng(0)
+    rescore(again, lambda method, table: table.value * (1 + 1e-6 * rng.normal(size=len(table))))
+    found = compare.compare()
+    same, text = compare.conclusion(found)
+    assert same and 'The same, in the sense of another training' in text and 'It differs in processor' in text
+    assert not compare.conclusion(found._replace(machine=[]))[0]                   # bytes are asked for there
+    assert compare.conclusion(found._replace(machine=None))[0]                     # results of old have no record
+
+
+def test_what_is_broken_is_named(again):
+    off = {'bicubic': 1, 'srgan': 300}
+    rescore(again, lambda method, table: table.value + (table.metric == 'niqe') * off.get(method, 0))
+    same, text = compare.conclusion(compare.compare())
+    assert not same and 'niqe of bicubic on ' in text and 'nothing was trained for it' in text
+    assert 'niqe of srgan on ' in text and 'another training is within' in text
+    far = compare.compare().scores.query("word == 'too far'")
+    assert {*far.row} == {'bicubic', 'srgan'} and {*far.metric} == {'niqe'}
+
+
+def test_a_row_with_other_parameters_is_not_compared(again):
+    params = yaml.safe_load((again/'params.yaml').read_text())
+    params['gan']['srgan']['rate'] *= 2
+    (again/'params.yaml').write_text(yaml.safe_dump(params))
+    rescore(again, lambda method, table: table.value + 300 * (method == 'srgan'))
+    same, text = compare.conclusion(compare.compare())
+    assert same and 'Rows that have other parameters here and are not compared: srgan' in text
