@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'INSTRUCTIONS', 'SETTINGS', 'COMPUTING', 'CELL', 'MEAN_COLUMNS', 'ROUNDING', 'KIN', 'LEVEL', 'WORDS',
-           'NUMBERS', 'OUTCOMES', 'said_by', 'version', 'machine', 'other_machine', 'read_table', 'label_means',
+           'NUMBERS', 'OUTCOMES', 'said_by', 'version', 'machine', 'other_machine', 'run_table', 'label_means',
            'method_means', 'ranker_means', 'run_means', 'Making', 'entries_of', 'making', 'first_seed', 'over_seeds',
            'seed_spread', 'equal_rows', 'spread_of', 'judge', 'compare_files', 'count_files', 'Compared',
            'published_run', 'sentences_turned', 'compare', 'where_made', 'named', 'worst', 'counted', 'first_of',
@@ -73,7 +73,7 @@ def other_machine(here: dict[str, str], there: dict[str, str]) -> list[str]:
 CELL = ['set', 'metric', 'protocol', 'images']                         # what a mean is of
 MEAN_COLUMNS = ['method', *CELL, 'value']
 
-def read_table(path: Path) -> pd.DataFrame:
+def run_table(path: Path) -> pd.DataFrame:
     "A file of numbers of a run."
     try: return pd.read_parquet(path) if path.suffix == '.parquet' else pd.read_csv(path)
     except ValueError as e:
@@ -82,21 +82,21 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def label_means(path: Path) -> pd.DataFrame:
     "Mean labels of a rank dataset, level by level."
-    table, metrics = read_table(path), json.loads(path.with_suffix('.json').read_text())['metrics']
+    table, metrics = run_table(path), json.loads(path.with_suffix('.json').read_text())['metrics']
     lines = [(path.stem, level, metric, protocol, of_level[metric].count(), of_level[metric].mean())
              for level, of_level in table.groupby('level', sort=False) for metric, protocol in metrics.items()]
     return pd.DataFrame(lines, columns=MEAN_COLUMNS).dropna()                 # a level may have no number at all
 
 def method_means(files: list[Path]) -> pd.DataFrame:
     "Mean scores of methods, from files of tidy scores."
-    table = results.first_protocol(pd.concat(map(read_table, files)).dropna(subset='value'))
+    table = results.first_protocol(pd.concat(map(run_table, files)).dropna(subset='value'))
     lines = [(method, on, metric, protocol, len(of), stats.average(metric)(of.value.to_numpy()))
              for (method, on, metric, protocol), of in table.groupby(MEAN_COLUMNS[:4], sort=False)]
     return pd.DataFrame(lines, columns=MEAN_COLUMNS)
 
 def ranker_means(path: Path) -> pd.DataFrame:
     "How well a ranker orders photographs held out, from its report."
-    report = read_table(path)
+    report = run_table(path)
     report = report[report.statistic.isin(['accuracy', 'srocc'])]
     name = path.name.removesuffix('_report.csv')
     found = report.assign(method=name, set='held out', metric=report.statistic, protocol='', images=report.photographs)
@@ -106,7 +106,7 @@ def run_means(folder: Path) -> pd.DataFrame:
     "All mean scores of a run: `out/`, or a folder of `results/`."
     found = [ranker_means(f) for f in sorted(folder.glob('ranker/*_report.csv'))]
     found += [label_means(f) for f in sorted(folder.glob('rank/*.parquet'))]
-    found += [read_table(f) for f in sorted(folder.glob('rank/*.csv'))]                      # as published
+    found += [run_table(f) for f in sorted(folder.glob('rank/*.csv'))]                      # as published
     if scores := sorted(folder.glob('scores/*.csv')): found.append(method_means(scores))
     nothing = pd.DataFrame(columns=MEAN_COLUMNS).astype({'images': int, 'value': float})
     return pd.concat(found, ignore_index=True) if found else nothing
@@ -248,7 +248,7 @@ def sentences_turned(here: Path, there: Path) -> list[str]:
     "Sentences of the papers that hold in one run and fail in the other."
     files = [folder/'paper'/'claims.csv' for folder in (here, there)]
     if not all(f.exists() for f in files): return []
-    ours, theirs = (read_table(f).drop_duplicates('claim').set_index('claim').verdict for f in files)
+    ours, theirs = (run_table(f).drop_duplicates('claim').set_index('claim').verdict for f in files)
     return [claim for claim, verdict in ours.items() if {verdict, theirs.get(claim)} == {'holds', 'fails'}]
 
 def compare(profile: str = '') -> Compared:
@@ -364,7 +364,7 @@ def parting(here: pd.DataFrame, there: pd.DataFrame, relative: float = 1e-6) -> 
 def partings(here: Path, there: Path) -> pd.DataFrame:
     "The trainings of which two runs have logs: where they part, and how far apart their scores are."
     names = [f.name for f in sorted((there/'log').glob('*.csv')) if (here/'log'/f.name).exists()]
-    logs = {Path(n).stem: parting(*(read_table(run/'log'/n) for run in (here, there))) for n in names}
+    logs = {Path(n).stem: parting(*(run_table(run/'log'/n) for run in (here, there))) for n in names}
     ours, theirs = (run_means(run).set_index(['method', *CELL]).value for run in (here, there))
     scores = (ours - theirs).dropna().rename('apart').reset_index()
     scores = scores[scores.metric.isin(['niqe', 'psnr'])]
