@@ -200,12 +200,13 @@ def with_ours(cells: pd.DataFrame, ours: dict[str, pd.DataFrame], known: dict[st
 
 def with_verdicts(cells: pd.DataFrame, here: dict, paper: dict) -> pd.DataFrame:
     "Cells beside our numbers with their verdicts and reasons; `here` and `paper` are parameters."
-    short = {method: below(method, here, paper) for method in cells.method.unique()}
+    networks = {m: results.network_of(m, here) or m for m in cells.method.unique()}          # SRResNet may be another's
+    short = {m: below(network, here, paper) for m, network in networks.items()}
     found = []
     for cell, ordered in zip(cells.itertuples(), order_kept(cells)):
         if cell.metric.startswith(('parameters', 'patches')): ordered = ''                    # a size is no result
         scale = '' if cell.metric.startswith('parameters') else short[cell.method]
-        found.append(verdict(cell.method, cell.metric, cell.difference, ordered, scale, cell.missing))
+        found.append(verdict(networks[cell.method], cell.metric, cell.difference, ordered, scale, cell.missing))
     verdicts, reasons = zip(*found)
     return cells.assign(verdict=verdicts, reason=reasons)
 
