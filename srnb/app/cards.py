@@ -6,12 +6,12 @@
 __all__ = ['TEXT', 'Card', 'read_card', 'card_folders', 'cards', 'card_of', 'sha256', 'weights_file', 'million', 'score_lines',
            'card_text', 'failing_places', 'saved_weights', 'learned_entries', 'make_card']
 
-# %% ../../nbs/library/68_app.cards.ipynb #a46c6612
+# %% ../../nbs/library/68_app.cards.ipynb #d6e9d383
 import argparse, copy, dataclasses, hashlib, importlib.resources, json, os, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import core, params
+from .. import core
 from ..core import Error, atomic, choose
 
 # %% ../../nbs/library/68_app.cards.ipynb #2c6703bd
@@ -137,10 +137,10 @@ def saved_weights(net, path: Path, sets: dict[str, str], scale: int = 4) -> dict
     count = sum(p.numel() for p in net.parameters())
     return {'weights': path.name, 'sha256': sha256(path), 'precision': precision, 'parameters': count}
 
-# %% ../../nbs/library/68_app.cards.ipynb #ef37feae
+# %% ../../nbs/library/68_app.cards.ipynb #613809ad
 TEXT = 'about', 'good', 'bad', 'licence', 'faithful'
 
-def learned_entries(row: params.Row) -> dict:
+def learned_entries(row) -> dict:
     "The entries of a row that are not the defaults."
     plain = type(row)(name=row.name).entries()
     return {k: v for k, v in row.entries().items() if v != plain[k] and k != 'block'}
@@ -153,6 +153,8 @@ def make_card(name: str, folder: Path, **text: str) -> Path:
     if missing := [key for key in TEXT[:-1] if not given.get(key)]:
         raise Error(f"the card of '{name}' does not say yet: {', '.join(missing)}; give --{missing[0]} '…'.")
     if not scores.exists(): raise Error(f"there is no {scores}: `dvc repro assess@{name}` first.")
+    import torch
+    from srnb import params
     from srnb.data import image, photos
     from srnb.metrics.registry import METRICS
     shown = [f'{metric} ({METRICS[metric].protocol})' for metric in ('psnr', 'ssim', 'niqe')]
@@ -167,7 +169,7 @@ def make_card(name: str, folder: Path, **text: str) -> Path:
     scales = given.setdefault('scales', [4])
     scale = 4 if 4 in scales else scales[0]      # the papers', where there is a choice
     given['failures'], strips = failing_places(name, of, scale)
-    if strips: image.write(folder/f'{name}.failures.png', image.torch.cat(strips, 1))
+    if strips: image.write(folder/f'{name}.failures.png', torch.cat(strips, 1))
     with atomic(path) as part: part.write_text(json.dumps(given, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
     return path
 

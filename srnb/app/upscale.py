@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HALO', 'SPREAD_REACH', 'LARGEST_TILE', 'SMALLEST_TILE', 'PROJECTED', 'Bicubic', 'load_method', 'before_shuffle',
            'quick', 'Needs', 'network_needs', 'parse_memory', 'show_memory', 'free_memory', 'ran_out', 'spread_colours',
-           'blended', 'default_method', 'Enlarger', 'upscale', 'enlarged_names', 'Enlarged', 'check_target',
-           'enlarge_file', 'enlarge_files']
+           'blended', 'default_method', 'Enlarger', 'upscale', 'named_files', 'enlarged_names', 'Enlarged',
+           'check_target', 'enlarge_file', 'enlarge_files']
 
 # %% ../../nbs/library/90_app.upscale.ipynb #add6ffa4
 import contextlib, copy, itertools, math, re, shutil, tempfile
@@ -116,7 +116,7 @@ def network_needs(net: nn.Module, scale: int, size: int = 16) -> Needs:
     reached = math.ceil(getattr(net, 'reach', reach[0]))
     return Needs(reached, int(1.5 * largest[0] + 64 * scale**2))                 # and copies of what comes out
 
-# %% ../../nbs/library/90_app.upscale.ipynb #637fd994
+# %% ../../nbs/library/90_app.upscale.ipynb #5963f58d
 def parse_memory(text: str) -> int:
     "Bytes from '2G', '500 MB' or a plain number."
     match = re.fullmatch(r'(\d+(?:\.\d+)?) ?([KMGT]?)i?B?', str(text).strip(), re.I)
@@ -139,7 +139,7 @@ def free_memory() -> int:
 
 def ran_out(e: Exception) -> bool:
     "Is an exception one of those that mean: no memory?"
-    words = 'allocate memory', 'not enough memory', 'bad_alloc', 'could not create a memory'
+    words = 'allocate memory', 'not enough memory', 'bad_alloc', 'could not create a'     # memory object, primitive
     return isinstance(e, MemoryError | torch.OutOfMemoryError) or any(word in str(e) for word in words)
 
 # %% ../../nbs/library/90_app.upscale.ipynb #51f23091
@@ -271,24 +271,26 @@ def upscale(picture: Tensor | np.ndarray | Image.Image | str | Path,
         raise Error(f"a path, a PIL image, an array (h, w, c) or a tensor (n, 3, h, w) is wanted, not {picture!r:.60}.")
     return enlarge.batch(picture) if picture.ndim == 4 else enlarge.batch(picture[None])[0]
 
-# %% ../../nbs/library/90_app.upscale.ipynb #7a21671e
-def enlarged_names(sources: list[str | Path], out: Path, suffix: str = '.png') -> list[tuple[Path, Path]]:
-    "(file, where it is written) of files and of all that folders hold."
-    pairs = []
+# %% ../../nbs/library/90_app.upscale.ipynb #d3436bce
+def named_files(sources: list[str | Path]) -> list[tuple[Path, Path]]:
+    "Files and all that folders hold, but for what is hidden; each with its path inside the folder that was named."
+    found = []
     for source in map(Path, sources):
         if not source.is_dir():
-            pairs.append((source, out/source.name))
+            found.append((source, Path(source.name)))
             continue
-        for path in sorted(source.rglob('*')):
-            inside = path.relative_to(source)
-            hidden = any(part.startswith('.') for part in inside.parts)
-            if path.is_file() and not hidden and out.resolve() not in path.resolve().parents:
-                pairs.append((path, out/inside))
+        inside = [(path, path.relative_to(source)) for path in sorted(source.rglob('*')) if path.is_file()]
+        found += [(path, name) for path, name in inside if not any(part.startswith('.') for part in name.parts)]
+    return found
+
+def enlarged_names(sources: list[str | Path], out: Path, suffix: str = '.png') -> list[tuple[Path, Path]]:
+    "(file, where it is written) of `named_files`; what lies in `out` is no source."
+    pairs = [(path, out/name) for path, name in named_files(sources) if out.resolve() not in path.resolve().parents]
     short = Counter(target.with_suffix('') for _, target in pairs)                   # beside a.png, a.jpg is a.jpg.png
     def named(p): return p.with_name((p.stem if short[p.with_suffix('')] == 1 else p.name) + suffix)
     return [(source, named(target)) for source, target in pairs]
 
-# %% ../../nbs/library/90_app.upscale.ipynb #d8c5b1a5
+# %% ../../nbs/library/90_app.upscale.ipynb #7ec12212
 class Enlarged(NamedTuple):
     "What became of one file."
     source: Path
@@ -319,8 +321,9 @@ def enlarge_file(source: Path, target: Path, enlarge: Enlarger, progress: Callab
     return f'{pixels.shape[1]}×{pixels.shape[0]}' + (f', {read.note}' if read.note else '')
 
 def enlarge_files(pairs: list[tuple[Path, Path]], enlarge: Enlarger, overwrite: bool = False,
-                  progress: Callable = lambda source: lambda done, whole: None) -> Iterator[Enlarged]:
-    "Enlarge files one after another: a file that cannot be is told of, and the others go on."
+                  progress: Callable = lambda source: contextlib.nullcontext(lambda done, whole: None),
+                 ) -> Iterator[Enlarged]:
+    "Enlarge files one after another: of one that cannot be it is said why, and the others go on."
     written = {}
     for source, target in pairs:
         try:
@@ -329,6 +332,9 @@ def enlarge_files(pairs: list[tuple[Path, Path]], enlarge: Enlarger, overwrite: 
             if target.exists() and not overwrite and target.resolve() != source.resolve():
                 yield Enlarged(source, target, 'kept')
                 continue
-            yield Enlarged(source, target, 'made', enlarge_file(source, target, enlarge, progress(source)))
-        except Error as e: yield Enlarged(source, target, 'failed', str(e))
+            with progress(source) as told: note = enlarge_file(source, target, enlarge, told)
+            yield Enlarged(source, target, 'made', note)
+        except Error as e: yield Enlarged(source, target, 'failed', _naming(source, str(e)))
         except MemoryError: yield Enlarged(source, target, 'failed', f'{source} does not fit into memory.')
+
+def _naming(source: Path, why: str) -> str: return why if str(source) in why else f"{source}: {why}"

@@ -7,7 +7,7 @@ __all__ = ['ORIENTATION', 'SIZES', 'TIFF_STRUCTURE', 'SHOWN', 'TURNS', 'KINDS', 
            'bits_of', 'deep_colour', 'kept_mode', 'decoded', 'png_chunks', 'said', 'PictureFile', 'read_picture_file',
            'check_kind', 'deep_png', 'png_options', 'write_picture_file']
 
-# %% ../../nbs/library/54_pictures.files.ipynb #15e8244e
+# %% ../../nbs/library/54_pictures.files.ipynb #18c036d5
 import io, re, struct, warnings, zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..core import Error, atomic, choose
 
@@ -46,17 +47,17 @@ def from_cmyk(file: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError): pass          # a damaged profile is as good as none
     return file.convert('RGB')
 
-# %% ../../nbs/library/54_pictures.files.ipynb #4163e730
+# %% ../../nbs/library/54_pictures.files.ipynb #08e0764c
 def bits_of(file: Image.Image, path: Path) -> int:
     "How many bits a channel of an opened picture has."
     if file.mode.startswith('I'): return 16
-    if file.format == 'TIFF': return int(np.max(file.tag_v2.get(258, 8)))
+    if isinstance(file, TiffImageFile): return int(np.max(file.tag_v2.get(258, 8)))
     if file.format != 'PNG': return 8
     with open(path, 'rb') as f: return f.read(25)[24]
 
 def deep_colour(file: Image.Image, path: Path) -> np.ndarray:
     "The pixels of a picture in colour of 16 bits a channel."
-    if file.format == 'PNG':
+    if not isinstance(file, TiffImageFile):
         from torchvision.io import ImageReadMode, decode_image
         return decode_image(str(path), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
     import tifffile
