@@ -309,6 +309,15 @@ def test_upscale_gives_what_it_was_given(away, small):
     assert upscale(noise(8, 9), small).shape == (32, 36)
 
 
+def test_the_example_of_the_front_door_trains():
+    block, = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(encoding='utf-8'), re.S)
+    assert len(block.splitlines()) <= 11
+    found = {}
+    exec(block, found)
+    assert all(p.grad.abs().sum() > 0 for p in found['net'].parameters())
+    assert all(p.grad is None for p in found['ranker'].parameters())
+
+
 def test_cards_of_what_is_installed(here):
     "Each says what it is, its weights are those that it names, and together they are small."
     known = cards.cards()

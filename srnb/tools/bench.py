@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUITES', 'interleaved', 'patches', 'pyiqa_niqe', 'niqe_calls', 'random_tables', 'ma_calls', 'bicubic_calls', 'as_png',
-           'crop_of_png', 'pairs_from_pngs', 'one_thread', 'pairs_calls', 'run_suite']
+           'crop_of_png', 'pairs_from_pngs', 'one_thread', 'pairs_calls', 'upscale_calls', 'run_suite']
 
 # %% ../../nbs/library/95_tools.bench.ipynb #34151cee
-import io, json, os, statistics, sys, tempfile, time
+import io, json, os, shutil, statistics, sys, tempfile, time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np, torch
@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import core
+from ..app.upscale import quick
 from ..metrics import ma, niqe, niqe_fast
 from ..core import choose
 from ..data.image import quantize
 from ..data.pairs import Pairs, cut_crops, draw_spots
 from ..data.photos import Arena
 from ..data.resize import imresize
+from ..models.onnx import missing_onnx, onnx_bytes, onnx_function
+from ..models.published import drawn_picture, published_network
 
 # %% ../../nbs/library/95_tools.bench.ipynb #b3c75177
 def interleaved(alternatives: dict[str, Callable], rounds: int = 7, items: dict[str, int] = {}) -> dict[str, dict]:
@@ -164,11 +167,27 @@ def pairs_calls(arena: Arena | None = None, patch: int = 296, batch: int = 8, **
     }
     return calls, dict.fromkeys(calls, batch)
 
+# %% ../../nbs/library/95_tools.bench.ipynb #f2c5f0da
+def upscale_calls(net: torch.nn.Module | None = None, width: int = 256, height: int = 170):
+    "A network at its work, arranged in several ways; the published ResNet unless told."
+    net = net or published_network('srresnet_ledig')
+    arranged, lr = quick(net), drawn_picture(max(width, height))[:, :, :height, :width].contiguous()
+    last = lr.contiguous(memory_format=torch.channels_last)
+    calls = {'plain': lambda: net(lr), 'arranged': lambda: arranged(last)}
+    if shutil.which('g++'):
+        compiled = torch.compile(arranged)
+        calls['arranged, compiled'] = lambda: compiled(last)
+    if not missing_onnx('onnx', 'onnxscript', 'onnxruntime'):
+        calls['plain, ONNX Runtime'] = partial(onnx_function(onnx_bytes(net), 1), lr)
+        calls['arranged, ONNX Runtime'] = partial(onnx_function(onnx_bytes(arranged), 1), lr)
+    return {name: one_thread(torch.inference_mode()(call)) for name, call in calls.items()}, {}
+
 # %% ../../nbs/library/95_tools.bench.ipynb #963c4f8e
 SUITES: dict[str, dict[str, tuple]] = {           # of each title, what makes the calls, and for how many rounds
     'metrics': {'NIQE of a 296×296 patch': (niqe_calls, 7), 'Ma of a 296×296 patch': (ma_calls, 3),
                 'bicubic ÷4 of a 296×296 patch': (bicubic_calls, 7)},
     'pairs': {'296-px crop and its LR': (pairs_calls, 15)},
+    'upscale': {'256×170 → ×4 by the published ResNet': (upscale_calls, 5)},
 }
 
 def run_suite(suite: str) -> dict:
