@@ -18,7 +18,7 @@ from . import cards
 from ..core import Error
 from ..pictures import files
 
-# %% ../../nbs/library/94_app.command.ipynb #8ecc0f73
+# %% ../../nbs/library/94_app.command.ipynb #fa343a09
 def upscale_options(parser: argparse.ArgumentParser):
     add = parser.add_argument
     add('pictures', nargs='+', metavar='PICTURE', help='files, or folders with all that is in them')
@@ -35,6 +35,7 @@ def upscale_options(parser: argparse.ArgumentParser):
     add('--memory', default='', metavar='2G', help='how much may be used; else half of what is free')
     add('--threads', type=int, default=0, help='of the processor; all, if none is named')
 
+# %% ../../nbs/library/94_app.command.ipynb #3a5b944e
 @contextlib.contextmanager
 def tile_progress(source: Path):
     "A line that tells how many tiles of a picture are done; only a terminal sees it."
@@ -63,7 +64,7 @@ def upscale_pictures(asked: argparse.Namespace) -> int:
     if failed: print(f'{failed} of {len(states)} could not be enlarged', file=sys.stderr)
     return int(failed > 0)
 
-# %% ../../nbs/library/94_app.command.ipynb #cdeae2c9
+# %% ../../nbs/library/94_app.command.ipynb #0f8e1ef3
 def methods_options(parser: argparse.ArgumentParser):
     parser.add_argument('names', nargs='*', metavar='METHOD', help='show all that is known of these')
 
@@ -73,7 +74,7 @@ def list_methods(asked: argparse.Namespace) -> int:
     print('\n\n'.join(cards.card_text(card, whole=bool(asked.names)) for card in shown))
     return 0
 
-# %% ../../nbs/library/94_app.command.ipynb #3de2e73c
+# %% ../../nbs/library/94_app.command.ipynb #c4ef04d8
 def score_options(parser: argparse.ArgumentParser):
     add = parser.add_argument
     add('pictures', nargs='+', metavar='PICTURE', help='files, or folders with all that is in them')
@@ -94,6 +95,7 @@ def original_of(path: Path, reference: Path | None):
     if not found: raise Error(f"{reference} holds no original of {path.name}.")
     return read_scored(found[0])
 
+# %% ../../nbs/library/94_app.command.ipynb #c63878cb
 def score_pictures(asked: argparse.Namespace) -> int:
     "Print a line of scores for each picture, and their mean; 1 where a picture has none."
     from srnb import stats
@@ -116,7 +118,7 @@ def score_pictures(asked: argparse.Namespace) -> int:
         print('  '.join(f'{value:9.4f}' for value in means), f'mean of {len(rows)}', sep='  ')
     return int(failed > 0)
 
-# %% ../../nbs/library/94_app.command.ipynb #dd1cb2ea
+# %% ../../nbs/library/94_app.command.ipynb #5d15a0ed
 def compare_options(parser: argparse.ArgumentParser):
     parser.add_argument('first', type=Path)
     parser.add_argument('second', type=Path)
@@ -157,7 +159,7 @@ def compare_pictures(asked: argparse.Namespace) -> int:
         print(f'{asked.out}: first, second, and what they differ by, the farthest white')
     return 0
 
-# %% ../../nbs/library/94_app.command.ipynb #e82b84ea
+# %% ../../nbs/library/94_app.command.ipynb #d74bcdbf
 def export_options(parser: argparse.ArgumentParser):
     parser.add_argument('method', help='a name that `srnb methods` lists, or a file of weights')
     parser.add_argument('path', type=Path, metavar='FILE', help='.onnx, .safetensors or .pth')
@@ -182,7 +184,7 @@ def serve_page(asked: argparse.Namespace) -> int:
     serve(asked.host, asked.port)
     return 0
 
-# %% ../../nbs/library/94_app.command.ipynb #a3be6f4b
+# %% ../../nbs/library/94_app.command.ipynb #9b2db178
 class Command(NamedTuple):
     "One of the words after `srnb`."
     about: str
@@ -222,5 +224,5 @@ def _failed(why: str) -> int:
     print(f'error: {why}', file=sys.stderr)
     return 1
 
-# %% ../../nbs/library/94_app.command.ipynb #41e73f77
+# %% ../../nbs/library/94_app.command.ipynb #50832173
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(command_line())

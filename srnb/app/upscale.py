@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HALO', 'SPREAD_REACH', 'LARGEST_TILE', 'SMALLEST_TILE', 'PROJECTED', 'Bicubic', 'load_method', 'before_shuffle',
            'quick', 'Needs', 'network_needs', 'parse_memory', 'show_memory', 'free_memory', 'ran_out', 'spread_colours',
-           'blended', 'default_method', 'Enlarger', 'upscale', 'named_files', 'enlarged_names', 'Enlarged',
-           'check_target', 'enlarge_file', 'enlarge_files']
+           'blended', 'default_method', 'Enlarger', 'upscale', 'named_files', 'enlarged_names', 'check_target',
+           'enlarge_file', 'Enlarged', 'enlarge_files']
 
 # %% ../../nbs/library/90_app.upscale.ipynb #add6ffa4
 import contextlib, copy, itertools, math, re, shutil, tempfile
@@ -291,14 +291,7 @@ def enlarged_names(sources: list[str | Path], out: Path, suffix: str = '.png') -
     def named(p): return p.with_name((p.stem if short[p.with_suffix('')] == 1 else p.name) + suffix)
     return [(source, named(target)) for source, target in pairs]
 
-# %% ../../nbs/library/90_app.upscale.ipynb #7ec12212
-class Enlarged(NamedTuple):
-    "What became of one file."
-    source: Path
-    target: Path
-    state: str             # made, kept or failed
-    note: str = ''
-
+# %% ../../nbs/library/90_app.upscale.ipynb #ab41fe48
 def check_target(source: Path, target: Path, raw: int):
     "Can a file be written there, and is there room for so many bytes?"
     if target.resolve() == source.resolve(): raise Error(f"{source} would be written over: name another folder.")
@@ -320,6 +313,14 @@ def enlarge_file(source: Path, target: Path, enlarge: Enlarger, progress: Callab
     pixels = enlarge(read.pixels, progress)
     write_picture_file(target, read._replace(pixels=pixels))
     return f'{pixels.shape[1]}×{pixels.shape[0]}' + (f', {read.note}' if read.note else '')
+
+# %% ../../nbs/library/90_app.upscale.ipynb #a448cb52
+class Enlarged(NamedTuple):
+    "What became of one file."
+    source: Path
+    target: Path
+    state: str             # made, kept or failed
+    note: str = ''
 
 def enlarge_files(pairs: list[tuple[Path, Path]], enlarge: Enlarger, overwrite: bool = False,
                   progress: Callable = lambda source: contextlib.nullcontext(lambda done, whole: None),
