@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np, pandas as pd
 
 from ..core import Error, choose
-from ..stats import bootstrap
+from . import results
+from ..stats import mean_over_seeds, taken_over
 
 # %% ../../nbs/library/75_report.oracles.ipynb #50699cc8
 def paired_scores(a, b) -> tuple[np.ndarray, np.ndarray]:
@@ -31,17 +32,19 @@ def paired_scores(a, b) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/library/75_report.oracles.ipynb #cfaf3c83
 def upper_bound(a, b, better: str = 'lower') -> dict[str, float]:
-    "Bounds of two methods from their scores of the same photographs (arrays, or series with the photograph as index)."
+    """Bounds of two methods from their scores of the same photographs: arrays (photographs,) or (seeds, photographs),
+    or series with the photograph as index. With seeds each has its bounds, and these are averaged."""
     choose(better, ('lower', 'higher'), 'direction')
-    a, b = paired_scores(a, b)
+    a, b = map(np.atleast_2d, paired_scores(a, b))
     sign = 1 if better == 'lower' else -1
     ranked = sign * np.minimum(sign * a, sign * b)
-    classified = a if sign * a.mean() <= sign * b.mean() else b
-    low, high = bootstrap(ranked - classified)
+    first = sign * a.mean(1, keepdims=True) <= sign * b.mean(1, keepdims=True)             # is a the better network?
+    classified = np.where(first, a, b)
+    gain, low, high = mean_over_seeds(ranked - classified)
     return {'a': a.mean(), 'b': b.mean(), 'model_classification': classified.mean(), 'metric_rank': ranked.mean(),
-            'gain': (ranked - classified).mean(), 'low': low, 'high': high,
+            'gain': gain, 'low': low, 'high': high, 'over': taken_over(len(a)),
             'a_wins': float((ranked == a).mean() - (a == b).mean() / 2),                   # half of a tie
-            'images': a.size}
+            'images': a.shape[1]}
 
 # %% ../../nbs/library/75_report.oracles.ipynb #0946da9a
 def bounds(table: pd.DataFrame,          # tidy scores
@@ -55,11 +58,11 @@ def bounds(table: pd.DataFrame,          # tidy scores
         raise Error(f'no {metric} of {method}{under}; run `dvc repro assess@{method}`.')
     protocols = chosen.protocol.unique()
     if len(protocols) > 1: raise Error(f"{metric} stands under several protocols ({', '.join(protocols)}); name one.")
-    wide = chosen.pivot_table(index=['set', 'image'], columns='method', values='value', sort=False)   # mean over seeds
-    parts = dict(list(wide.groupby(level='set', sort=False)))
-    if len(parts) > 1: parts['all'] = wide
-    return pd.DataFrame([{'set': of, 'first': a, 'second': b, 'metric': metric, **upper_bound(part[a], part[b], better)}
-                         for of, part in parts.items()])
+    parts = dict(list(chosen.groupby('set', sort=False)))
+    if len(parts) > 1: parts['all'] = chosen
+    both = {of: results.paired(part, a, b)[1] for of, part in parts.items()}
+    return pd.DataFrame([{'set': of, 'first': a, 'second': b, 'metric': metric,
+                          **upper_bound(pair[..., 0], pair[..., 1], better)} for of, pair in both.items()])
 
 # %% ../../nbs/library/75_report.oracles.ipynb #9f81cfee
 def luma_8bit(x: np.ndarray) -> np.ndarray:

@@ -87,20 +87,19 @@ def diagram_page(item: str,
 # %% ../../nbs/library/81_report.pages.ipynb #1d26e78f
 OWN_SETS = '''The same methods and metrics on the sets of this run: no published number belongs to these,
 but the order of the methods can be compared.'''
-PAIRED = '''Differences, paired by photograph, with the paper's beside them where it prints both numbers;
+PAIRED = '''Differences, paired by photograph and seed, with the paper's beside them where it prints both numbers;
 the word is the interval's.'''
 
 def table_page(item: str, methods: list[str],
                pairs: list[tuple[str, str]] = (),      # whose differences are taken, first − second
-               metrics=('niqe', 'psnr'),               # of these differences
-               every_protocol: bool = False):          # the caption names those of all scores, shown or not
+               metrics=('niqe', 'psnr')):              # of these differences
     "A table of a paper: published | ours, our numbers elsewhere, differences; all of it saved."
-    scores = results.shown(methods)
+    scores = results.trainings(methods)
     side, here = tables.comparison(item, scores)
     display(side.round(3), Markdown(OWN_SETS), tables.wide(here))
     found = None
     if pairs:
         found = tables.contrast(scores, pairs, metrics, item)
         display(Markdown(PAIRED), found.round(3), Markdown(tables.sentences(found)))
-    named = None if every_protocol else [*side.metric, *here.metric]
-    tables.save_comparison(item, side, here, tables.caption(scores, named), found)
+    note = tables.caption(scores, [*side.metric, *here.metric])
+    tables.save_comparison(item, side, here, note, found)

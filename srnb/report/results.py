@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['OF_RANKERS', 'scores', 'assessed', 'protocol_of', 'first_protocol', 'shown', 'network_of', 'origin_of', 'origins',
-           'matching', 'variants', 'judged_by', 'taught', 'mean_scores', 'pooled', 'sweep', 'failed', 'remark',
+           'matching', 'variants', 'judged_by', 'taught', 'of_seed', 'seeds_of', 'of_all_seeds', 'untrained',
+           'by_training', 'trainings', 'by_seed_of', 'paired', 'mean_scores', 'pooled', 'sweep', 'failed', 'remark',
            'saved_parameters']
 
 # %% ../../nbs/library/73_report.results.ipynb #bb53058a
+import re
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import pandas as pd
+import numpy as np, pandas as pd
 from safetensors import safe_open
 
 from .. import core, params, stats
@@ -111,15 +114,72 @@ def taught(base: str, known: dict) -> dict[str, str]:
     for m in sorted(rows, key=lambda m: rows[m]['rank'] != rows[base]['rank']): found.setdefault(rows[m]['ranker'], m)
     return found
 
+# %% ../../nbs/library/73_report.results.ipynb #9a4cb8b2
+def of_seed(name: str, seed: int) -> str:
+    "The row of another seed."
+    return f'{name}_s{seed}' if seed else name
+
+def seeds_of(name: str, rows: Collection[str]) -> list[int]:
+    "The seeds from which there is a row among `rows`."
+    ends = [re.fullmatch(rf'{re.escape(name)}_s(\d+)', row) for row in rows]
+    return [0] * (name in rows) + sorted(int(end[1]) for end in ends if end)
+
+def of_all_seeds(methods: list[str]) -> list[str]:
+    "Rows that this run scores, each with its rows of other seeds."
+    known = params.current()
+    here = {*known['assess'], *(known.get('fuse') or {})}
+    return [of_seed(m, seed) for m in methods for seed in seeds_of(m, here)]
+
+# %% ../../nbs/library/73_report.results.ipynb #e15b7e8e
+def untrained(method: str, known: dict) -> bool:
+    "Was no network trained for a method here? `known`: parameters."
+    name = re.sub(r'_s\d+$', '', method.split('/')[0])
+    if fused := (known.get('fuse') or {}).get(name): return all(untrained(fused[k], known) for k in ('first', 'second'))
+    if name not in (known.get('assess') or {}): return False                     # made by hand
+    network = network_of(name, known)
+    return not network or network in (known.get('published') or {})
+
+def by_training(table: pd.DataFrame) -> pd.DataFrame:
+    "The same scores by row and seed: `srgan_s1` is `srgan` of seed 1; what was not trained here has no seed."
+    row = table.method.str.replace(r'_s\d+$', '', regex=True)
+    known = params.current()
+    free = {m: untrained(m, known) for m in row.unique()}
+    return table.assign(method=row, seed=table.seed.astype(float).mask(row.map(free)))
+
+def trainings(methods: list[str], protocol: str = '') -> pd.DataFrame:
+    "What is shown of some rows and of their other seeds, by row and seed."
+    return by_training(shown(of_all_seeds(methods), protocol))
+
+# %% ../../nbs/library/73_report.results.ipynb #f0bddbc2
+def by_seed_of(table: pd.DataFrame, method: str) -> dict[int | None, pd.Series]:
+    "A method's values by set and photograph, for each of its seeds; under None if it has none."
+    own = table[table.method == method].set_index(['set', 'image'])
+    if own.set_index('seed', append=True).index.has_duplicates:
+        raise Error(f'{method} has several values of one photograph; choose one metric and one protocol of it.')
+    return {int(seed): part.value for seed, part in own.groupby('seed')} or {None: own.value}
+
+def paired(table: pd.DataFrame,            # of one metric under one protocol
+           first: str, second: str) -> tuple[list[int | None], np.ndarray]:
+    "The seeds that both methods have, and their values on the photographs that both have: (seeds, photographs, 2)."
+    a, b = (by_seed_of(table, m) for m in (first, second))
+    if None in a: a = dict.fromkeys(b, a[None])
+    if None in b: b = dict.fromkeys(a, b[None])
+    seeds = [seed for seed in a if seed in b]
+    if not seeds: return [], np.empty((0, 0, 2))
+    both = pd.concat([values[seed] for seed in seeds for values in (a, b)], axis=1).dropna().sort_index()
+    return seeds, both.to_numpy().reshape(len(both), len(seeds), 2).swapaxes(0, 1)
+
 # %% ../../nbs/library/73_report.results.ipynb #e22979b7
 def mean_scores(table: pd.DataFrame) -> pd.DataFrame:
-    "Mean and interval of each method, seed, set, metric and protocol."
-    def summary(values):
-        mean = stats.average(values.name[3])                       # of the metric of this group
-        low, high = stats.bootstrap(values, mean)
-        return pd.Series({'value': mean(values.to_numpy()), 'low': low, 'high': high, 'images': len(values)})
-    by = ['method', 'seed', 'set', 'metric', 'protocol']
-    return table.groupby(by, sort=False).value.apply(summary).unstack().reset_index()
+    "Mean and interval of each method, set, metric and protocol; `over`: seeds, or photographs."
+    rows = []
+    for key, part in table.groupby(['method', 'set', 'metric', 'protocol'], sort=False):
+        seeds = [of.set_index('image').value for _, of in part.groupby(part.seed.fillna(0))]
+        values = [seeds[0].to_numpy()] if len(seeds) == 1 else pd.concat(seeds, axis=1, join='inner').to_numpy().T
+        mean = stats.mean_over_seeds(values, stats.average(key[2]))
+        rows.append((*key, *mean, len(values[0]), stats.taken_over(len(seeds))))
+    columns = ['method', 'set', 'metric', 'protocol', 'value', 'low', 'high', 'images', 'over']
+    return pd.DataFrame(rows, columns=columns)
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     "The same scores with all photographs in one set, `all`."
