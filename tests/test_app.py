@@ -318,8 +318,9 @@ def test_the_example_of_the_front_door_trains():
     assert all(p.grad is None for p in found['ranker'].parameters())
 
 
-def test_cards_of_what_is_installed(here):
+def test_cards_of_what_is_installed(here, monkeypatch):
     "Each says what it is, its weights are those that it names, and together they are small."
+    monkeypatch.delenv('SRNB_WEIGHTS', raising=False)
     known = cards.cards()
     assert {p.parent for p in (card.path for card in known.values())} == {root/'srnb/app/networks'}
     assert sum(p.stat().st_size for p in (root/'srnb/app/networks').iterdir()) < 12e6
