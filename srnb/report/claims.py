@@ -73,7 +73,7 @@ def close_levels(dataset: str) -> list[str]:
 def level_names(dataset: str = 'rank') -> dict[str, str]:
     "The three levels of a rank dataset, by their places."
     close = close_levels(dataset)
-    first = next(level for level in params.row(dataset).levels if level not in close)
+    first = next((level for level in params.row(dataset).levels if level not in close), '')
     return dict(zip(LEVELS, [first, *close]))
 
 # %% ../../nbs/library/76_report.claims.ipynb #09c5a653
