@@ -264,7 +264,7 @@ def niqe_by_torch(x: Tensor, crop: int = 0, block: int = 96, space: str = 'y', m
 
 def load_json(text: str, kind=None): return json.loads(text)
 
-# %% ../../nbs/library/97_tools.bare.ipynb #ec509a77
+# %% ../../nbs/library/97_tools.bare.ipynb #8caf777b
 class Progress:
     "What `tqdm` is asked: now and then a line, with the seconds a step and the time left."
     pause = 10.                                    # seconds between two lines
@@ -273,7 +273,7 @@ class Progress:
     def __init__(self, steps=None, total: int | None = None, initial: int = 0, desc: str = '', unit: str = 'step', **_):
         self.steps, self.total, self.n, self.desc, self.unit = steps, total, initial, desc, unit
         if total is None and hasattr(steps, '__len__'): self.total = len(steps)
-        self.first, self.begun, self.note = initial, time.monotonic(), {}
+        self.first, self.begun, self.note, self.last = initial, time.monotonic(), {}, ''
         self.said = self.begun
 
     def __iter__(self):
@@ -293,6 +293,7 @@ class Progress:
 
     def say(self):
         self.said, made = time.monotonic(), self.n - self.first
+        self.last = f'{self.n} {self.note}'
         each = (self.said - self.begun) / max(made, 1)
         left = f', {each * (self.total - self.n):.0f} s to go' if self.total and made else ''
         note = ''.join(f' {name} {value}' for name, value in self.note.items())
@@ -302,7 +303,8 @@ class Progress:
 
     def write(self, text: str, file=None): print(text, file=file, flush=True)
 
-    def close(self): self.say()
+    def close(self):
+        if self.last != f'{self.n} {self.note}': self.say()
 
 # %% ../../nbs/library/97_tools.bare.ipynb #f9ed9b96
 class Absent:

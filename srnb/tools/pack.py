@@ -7,7 +7,7 @@ __all__ = ['LITE0_SEEN', 'scored_by', 'network_row', 'rows_in_order', 'sets_of',
            'networks_to_begin_with', 'copy_feature_network', 'replace_entries', 'as_json', 'begin_root', 'sizes',
            'fill', 'pack_rows']
 
-# %% ../../nbs/library/98_tools.pack.ipynb #f6886b7e
+# %% ../../nbs/library/98_tools.pack.ipynb #627b9053
 import contextlib, json, re, shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,19 +21,20 @@ from ..data import photos
 from ..models import published
 from ..params import GeneratorRow, PublishedRow, Row
 from ..pictures.assess import BUILT_IN
+from ..report.results import network_of
 from .bare import Lite0
 
-# %% ../../nbs/library/98_tools.pack.ipynb #fc3ea54c
+# %% ../../nbs/library/98_tools.pack.ipynb #16c3d4cc
 def scored_by(stage: str = 'chain') -> list[str]:
-    "The methods whose scores a stage of dvc.yaml wants."
+    "The methods whose scores or pictures a stage of dvc.yaml wants."
     wants = yaml.safe_load((core.root()/'dvc.yaml').read_text())['stages'][stage]['deps']
-    return [m[1] for path in wants if (m := re.fullmatch(r'out/scores/(.+)\.csv', path))]
+    named = (re.fullmatch(r'out/(?:scores|sr)/(\w+)(?:\.csv)?', path) for path in wants)
+    return [*dict.fromkeys(m[1] for m in named if m)]
 
 def network_row(name: str, p: dict) -> str:
-    "The row whose network makes the pictures of a method, '' if none does."
+    "The row that makes a method's pictures, or that is called so; '' of a method without a network."
     if name in BUILT_IN: return ''
-    row = ((p.get('assess') or {}).get(name) or {}).get('row') or name
-    return choose(row, [*params.rows(p), *BUILT_IN], 'row', 'params.yaml')
+    return network_of(name, p) or choose(name, [*params.rows(p), *BUILT_IN], 'row', 'params.yaml')
 
 def rows_in_order(names: list[str]) -> list[Row]:
     "The rows behind some methods or rows and all that they need, none before what it needs."
@@ -124,10 +125,12 @@ def sizes(folder: Path) -> dict[str, float]:
     length = {part: sum(f.stat().st_size for f in found) for part, found in files.items()}
     return {str(part.relative_to(folder)): n / 2**20 for part, n in length.items()}
 
-# %% ../../nbs/library/98_tools.pack.ipynb #924fb058
+# %% ../../nbs/library/98_tools.pack.ipynb #c6a09010
 def fill(folder: Path, names: list[str], p: dict):
     "Put all that rows need into `folder`."
-    begin_root(folder, p)
+    own = {name: {**given, 'row': row} for name, given in p['assess'].items()
+           if (row := network_of(name, p)) not in ('', name)}              # each says outright whose network it is
+    begin_root(folder, p := p | {'assess': p['assess'] | own})
     with contextlib.chdir(folder): rows = rows_in_order(names)
     trained = copy_photographs(sets_of(rows, p), folder/'photos')
     tested = copy_photographs(p['evaluate']['sets'], folder/'photos')
