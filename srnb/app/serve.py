@@ -63,6 +63,7 @@ class PageServer(ThreadingHTTPServer):
         self.local = host in ('127.0.0.1', 'localhost', '::1')
 
 class _Answers(BaseHTTPRequestHandler):
+    server: PageServer
     timeout, server_version = 60, 'srnb'
 
     def do_GET(self):
@@ -99,6 +100,7 @@ class _Answers(BaseHTTPRequestHandler):
         elif not length.isdecimal(): self.answer(b'Say how long it is.', 'text/plain', 411)
         elif int(length) > LARGEST: self.answer(b'The file is too large.', 'text/plain', 413)
         else: return self.rfile.read(int(length))
+        return None
 
     def answer(self, data: bytes, kind: str = 'text/html; charset=utf-8', status: int = 200):
         self.send_response(status)

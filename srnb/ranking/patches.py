@@ -158,7 +158,7 @@ def squares(photograph: np.ndarray, row: RankSetRow) -> np.ndarray:
     if row.places == 1: return np.array([[max(0, width - size) // 2, max(0, height - size) // 2]])
     x, y = (spread(side, size, row.scale) for side in (width, height))
     spots = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
-    sharp = [sharpness(cut_square(photograph, *spot, row)[None]).item() for spot in spots]
+    sharp = [sharpness(cut_square(photograph, x, y, row)[None]).item() for x, y in spots]
     return spots[np.argsort(sharp)[::-1][:row.places]]
 
 # %% ../../nbs/library/60_ranking.patches.ipynb #d361fe9e

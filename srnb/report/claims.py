@@ -182,7 +182,7 @@ class Networks:
 
     def over_rival(self, c: Comparison) -> Callable[[list[evaluate.Judgements]], float]:
         "A statistic of a ranker, less that of the rival that a comparison names, as a function of what both said."
-        of = RANKER_STATISTICS[choose(c.metric, RANKER_STATISTICS, 'statistic')]
+        of: Callable = RANKER_STATISTICS[choose(c.metric, RANKER_STATISTICS, 'statistic')]
         if c.metric in OF_CLOSE: of = partial(of, close=self.close(c.first))
         def statistic(judged):
             values = [of(j) for j in judged]
@@ -317,8 +317,8 @@ def of_logs(c: Comparison, evidence: Evidence, turn: bool = False, seed: int | N
     seeds, _ = evidence.pairs(c._replace(on=''), 'niqe')
     if seed is not None: seeds = [s for s in seeds if s == seed]
     if not seeds or seeds == [None]: raise Missing(f'trainings of {c.first} and {c.second}')
-    numbers = [LOG_STATISTICS[c.metric](evidence.log(c.first, s), evidence.log(c.second, s)) for s in seeds]
-    numbers = -np.array(numbers) if turn else np.array(numbers)
+    found = [LOG_STATISTICS[c.metric](evidence.log(c.first, s), evidence.log(c.second, s)) for s in seeds]
+    numbers = -np.array(found) if turn else np.array(found)
     return answer_to(c, (numbers.mean(), *stats.t_interval(numbers)), turn, seeds=len(seeds))
 
 # %% ../../nbs/library/76_report.claims.ipynb #639e46fc

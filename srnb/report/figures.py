@@ -136,7 +136,8 @@ def most_apart(pictures: list[np.ndarray], size: int) -> tuple[float, int, int]:
 
 
 # %% ../../nbs/library/70_report.figures.ipynb #8d68eb95
-CROP_WIDTH, CROP_GAPS = 2.24, (0.04, 0.17)     # inches: 112 px, doubled, at 100 dpi; between panels, in panels: across, down
+CROP_WIDTH = 2.24                 # inches: 112 px, doubled, at 100 dpi
+CROP_GAPS = 0.04, 0.17            # between panels, in panels: across, down
 
 def crops(rows: list[dict[str, np.ndarray]], notes: list[dict[str, str]] = (), size: int = 112,
           places: list[tuple[int, int]] = (),       # top and left of each box; the busiest of the original, if none
