@@ -207,8 +207,8 @@ class Clock:
             for module in counting: inside.enter_context(mock.patch.object(module, 'tqdm', lines))
             yield
 
-# %% ../../nbs/library/99_tools.plain.ipynb #b50a3969
-TIMES = 'stage', 'seconds', 'steps', 'ms a step', 'GB', 'device'
+# %% ../../nbs/library/99_tools.plain.ipynb #2aac5593
+TIMES = 'stage', 'seconds', 'steps timed', 'ms a step', 'GB', 'device'
 
 def note_times(stage: str, seconds: float, clock: Clock):
     "Say what a stage took, and add it to out/plain.csv."
