@@ -263,6 +263,12 @@ class AssessRow(Row):
     row: str = entry('', 'the row whose network it is, where that has another name')
     path: str = entry('', 'of a network of several scales: the path on which it is asked')
 
+    @property
+    def network(self) -> str:
+        "The row whose network makes the pictures: that of the weights which are its source, unless `row` names it."
+        made = Path(self.source)
+        return self.row or (made.stem if made.suffix == '.safetensors' else self.name)
+
 @dataclass(frozen=True, kw_only=True)
 class FuseRow(Row):
     "Two methods that become a third."

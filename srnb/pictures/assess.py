@@ -42,8 +42,8 @@ def enlarger(run: str, name: str = '') -> tuple[Callable, int, int]:
     if run in BUILT_IN: return BUILT_IN[run], 4, 0
     given = (params.current().get('assess') or {}).get(run) or {}
     of = AssessRow.read(given, name=run)  # it may be another row's network, on one of its paths
-    row = params.row(of.row or run)
-    net = methods.trained(row.name, '' if of.row else name)
+    row = params.row(of.network)
+    net = methods.trained(row.name, name if row.name == run else '')
     if of.path: net = scales.OnePath(net, of.path)
     return (lambda lr, hr: enlarge.super_resolve(net, lr, row.scale)), row.scale, row.seed
 

@@ -12,7 +12,6 @@ __all__ = ['OF_RANKERS', 'scores', 'assessed', 'protocol_of', 'first_protocol', 
 import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np, pandas as pd
 from safetensors import safe_open
@@ -58,7 +57,7 @@ def shown(methods: list[str], protocol: str = '') -> pd.DataFrame:
 def network_of(method: str, known: dict) -> str:
     "The row whose network makes a method's pictures; '' where no network alone does. `known`: parameters."
     given = (known.get('assess') or {}).get(method) or {}
-    name = given.get('row') or Path(given.get('source', method)).stem
+    name = params.AssessRow.read(given, name=method).network
     row = params.rows(known).get(name, {})
     return name if 'weights' in row or 'start' in row else ''
 

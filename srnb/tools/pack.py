@@ -128,9 +128,7 @@ def sizes(folder: Path) -> dict[str, float]:
 # %% ../../nbs/library/98_tools.pack.ipynb #c6a09010
 def fill(folder: Path, names: list[str], p: dict):
     "Put all that rows need into `folder`."
-    own = {name: {**given, 'row': row} for name, given in p['assess'].items()
-           if (row := network_of(name, p)) not in ('', name)}              # each says outright whose network it is
-    begin_root(folder, p := p | {'assess': p['assess'] | own})
+    begin_root(folder, p)
     with contextlib.chdir(folder): rows = rows_in_order(names)
     trained = copy_photographs(sets_of(rows, p), folder/'photos')
     tested = copy_photographs(p['evaluate']['sets'], folder/'photos')
