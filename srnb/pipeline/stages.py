@@ -139,8 +139,8 @@ def names_held(stem: str, composed: dict = {}) -> set[str]:
         if name.rpartition('.')[2].isupper(): names |= listed(parts[name]) - papers
     names |= results.matching(_given(given, 'rows_like'), composed).keys()
     if 'srnb.report.results.seeds_of' in parts:
-        names |= {row for row in params.rows(composed) if re.sub(r'_s\d+$', '', row) in names}
-    return names | {f'{name}_s{seed}' for name in names for seed in _given(given, 'seeds')}
+        names |= {row for row in params.rows(composed) if results.without_seed(row) in names}
+    return names | {results.of_seed(name, seed) for name in names for seed in _given(given, 'seeds')}
 
 # %% ../../nbs/library/85_pipeline.stages.ipynb #8dcc6322
 def fits(file: str, pattern: str, names: set[str]) -> bool:

@@ -140,7 +140,7 @@ def making(name: str, known: dict) -> Making:
 # %% ../../nbs/library/79_report.compare.ipynb #0fbc433e
 def first_seed(method: str, known: set[str]) -> str:
     "The row that a row of another seed belongs to; any other is its own."
-    row = re.sub(r'_s\d+$', '', method)
+    row = results.without_seed(method)
     return row if row in known else method
 
 def over_seeds(means: pd.DataFrame, known: set[str]) -> pd.DataFrame:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OF_RANKERS', 'scores', 'assessed', 'protocol_of', 'first_protocol', 'shown', 'network_of', 'origin_of', 'origins',
-           'matching', 'variants', 'judged_by', 'taught', 'of_seed', 'seeds_of', 'of_all_seeds', 'untrained',
-           'by_training', 'trainings', 'by_seed_of', 'paired', 'mean_scores', 'pooled', 'sweep', 'failed', 'remark',
-           'saved_parameters']
+           'matching', 'variants', 'judged_by', 'taught', 'of_seed', 'without_seed', 'seeds_of', 'of_all_seeds',
+           'untrained', 'by_training', 'trainings', 'by_seed_of', 'paired', 'mean_scores', 'pooled', 'sweep', 'failed',
+           'remark', 'saved_parameters']
 
 # %% ../../nbs/library/73_report.results.ipynb #bb53058a
 import re
@@ -118,6 +118,10 @@ def of_seed(name: str, seed: int) -> str:
     "The row of another seed."
     return f'{name}_s{seed}' if seed else name
 
+def without_seed(name: str) -> str:
+    "The row that a row of another seed belongs to."
+    return re.sub(r'_s\d+$', '', name)
+
 def seeds_of(name: str, rows: Collection[str]) -> list[int]:
     "The seeds from which there is a row among `rows`."
     ends = [re.fullmatch(rf'{re.escape(name)}_s(\d+)', row) for row in rows]
@@ -132,7 +136,7 @@ def of_all_seeds(methods: list[str]) -> list[str]:
 # %% ../../nbs/library/73_report.results.ipynb #e15b7e8e
 def untrained(method: str, known: dict) -> bool:
     "Was no network trained for a method here? `known`: parameters."
-    name = re.sub(r'_s\d+$', '', method.split('/')[0])
+    name = without_seed(method.split('/')[0])
     if fused := (known.get('fuse') or {}).get(name): return all(untrained(fused[k], known) for k in ('first', 'second'))
     if name not in (known.get('assess') or {}): return False                     # made by hand
     network = network_of(name, known)
@@ -140,7 +144,7 @@ def untrained(method: str, known: dict) -> bool:
 
 def by_training(table: pd.DataFrame) -> pd.DataFrame:
     "The same scores by row and seed: `srgan_s1` is `srgan` of seed 1; what was not trained here has no seed."
-    row = table.method.str.replace(r'_s\d+$', '', regex=True)
+    row = table.method.map(without_seed)
     known = params.current()
     free = {m: untrained(m, known) for m in row.unique()}
     return table.assign(method=row, seed=table.seed.astype(float).mask(row.map(free)))
