@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from .page import enlarged_picture, look_at, own_methods, png_bytes, ready, uploaded_picture
+from .page import enlarged_picture, look_at, own_methods, png_bytes, uploaded_picture
+from .upscale import ready
 from ..core import Error, choose
 from ..pictures.files import PictureFile, write_picture_file
 

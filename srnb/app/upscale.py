@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HALO', 'SPREAD_REACH', 'LARGEST_TILE', 'SMALLEST_TILE', 'PROJECTED', 'Bicubic', 'load_method', 'before_shuffle',
            'quick', 'Needs', 'network_needs', 'parse_memory', 'show_memory', 'free_memory', 'ran_out', 'spread_colours',
-           'blended', 'default_method', 'Enlarger', 'upscale', 'named_files', 'enlarged_names', 'check_target',
+           'blended', 'default_method', 'Enlarger', 'ready', 'upscale', 'named_files', 'enlarged_names', 'check_target',
            'enlarge_file', 'Enlarged', 'enlarge_files']
 
 # %% ../../nbs/library/90_app.upscale.ipynb #add6ffa4
@@ -244,8 +244,10 @@ class Enlarger:
         return np.ascontiguousarray(self.batch(x, progress)[0].permute(1, 2, 0).numpy())
 
 # %% ../../nbs/library/90_app.upscale.ipynb #f6f1d047
-@lru_cache(3)
-def _ready(method: str, options: tuple) -> Enlarger: return Enlarger(method, **dict(options))
+@lru_cache(4)
+def ready(method: str, **options) -> Enlarger:
+    "A method made ready, once; options are those of `Enlarger`."
+    return Enlarger(method, **options)
 
 def _enlarged_image(image: Image.Image, enlarge: Enlarger) -> Image.Image:
     found = Image.fromarray(enlarge(decoded(image.copy(), Path())).squeeze())
@@ -256,7 +258,7 @@ def upscale(picture: Tensor | np.ndarray | Image.Image | str | Path,
             method: str | Path = '',           # a name of `srnb methods`, or a file of weights; '' is RankSRGAN
             **options) -> Any:                 # scale, blend, self_ensemble …: those of `Enlarger`
     "A picture enlarged, of the kind it came in; floats are 0…1."
-    enlarge = _ready(str(method), tuple(sorted(options.items())))
+    enlarge = ready(str(method), **options)
     if isinstance(picture, str | Path):
         read = read_picture_file(picture)
         if read.pixels.itemsize * min(read.pixels.shape[2], 2) > 2:
