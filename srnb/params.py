@@ -209,6 +209,7 @@ class RankerRow(LearningRow):
                        ('patch', 'crop'))
     net: str = entry('vgg', "plain: no batch norm; contrast: sees NIQE's contrast-normalised luma")
     size: dict = entry({}, "the network's own arguments: {depth, nf}")
+    members: int = entry(1, 'rankers that learn side by side, each for itself; their mean is the score')
     loss: str = entry('rank', 'what it learns', ('rank', 'regression'))
     margin: float = entry(0.5, 'of the ranking loss')
     clamp: float = entry(5., 'of both scores: 0 in the paper, 5 in the code (R2)')

@@ -17,7 +17,7 @@ from .. import core, stats
 from . import evaluate
 from ..training import checkpoints, loop, processes
 from ..core import Error, choose
-from ..models.ranker import RANKERS
+from ..models.ranker import opinions, ranker_network
 from ..params import RankerRow
 from .dataset import RankPairs, RankSet
 from .evaluate import Judgements
@@ -38,11 +38,11 @@ class RankerUpdate(loop.Update):
         return margin_rank(s, t, a, b, self.margin, self.clamp, self.sign)
 
     def __call__(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        with self.precision(): s, t = self.net(first), self.net(second)
-        s, t = s.float(), t.float()
+        with self.precision(): s, t = opinions(self.net, first), opinions(self.net, second)
+        s, t = s.float(), t.float()                                    # (members, n): each has a loss of its own
         loss = self.loss(s, t, a, b)
         loss.backward()
-        right = ((s.detach() > t.detach()) == (a > b)).float().mean()
+        right = ((s.detach().mean(0) > t.detach().mean(0)) == (a > b)).float().mean()
         return {self.kind: loss.detach(), 'accuracy': right} | self.step()
 
 # %% ../../nbs/library/63_ranking.train.ipynb #1d8682e3
@@ -79,8 +79,7 @@ def build_ranker(row: RankerRow) -> RankerUpdate:
     processes.prepare(row.deterministic, row.threads)
     core.seed(row.seed)
     device = core.device()
-    net = RANKERS[choose(row.net, RANKERS, 'ranker', f"row '{row.name}'")](**row.size)
-    net = net.to(device, memory_format=torch.channels_last)
+    net = ranker_network(row.net, row.size, row.members).to(device, memory_format=torch.channels_last)
     precision = processes.precision(row.precision, device, row.deterministic)
     return RankerUpdate(net, row.rate, row.loss, row.margin, row.clamp, row.sign, row.decay, row.betas, precision)
 
@@ -113,7 +112,7 @@ def save_ranker(row: RankerRow, net: nn.Module, data: RankSet):
     size = row.crop or data.patch
     scale = {'mean': seen.mean(), 'spread': seen.std(), 'crop': size} if row.judge == 'crop' else {}
     core.save_model(row.name, net, profile=row.profile, row=row.name, metric=row.metric, patch=size,
-                    kind=row.net, size=row.size, low=low, high=high,
+                    kind=row.net, size=row.size, members=row.members, low=low, high=high,
                     levels=dict(zip(data.levels, seen.mean(0).mean(0).tolist())),
                     sources={k: data.sources[k] for k in data.levels}, **scale)
 

@@ -100,7 +100,7 @@ class RelativisticCritic(Critic):
 CRITICS = {'vanilla': Critic, 'without_log': PlainGainCritic, 'relativistic': RelativisticCritic}
 
 # %% ../../nbs/library/35_training.losses.ipynb #03377272
-def margin_rank(s: Tensor, t: Tensor,          # scores of two pictures, (n,)
+def margin_rank(s: Tensor, t: Tensor,          # scores of two pictures, (n,), or several opinions of them, (k, n)
                 a: Tensor, b: Tensor,          # their labels: lower is better
                 margin: float = 0.5,
                 clamp: float = 5.,             # of the scores; 0 is none
@@ -114,7 +114,7 @@ def margin_rank(s: Tensor, t: Tensor,          # scores of two pictures, (n,)
 
 def regression(s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Squared error of both scores."
-    return F.mse_loss(torch.cat([s, t]), torch.cat([a, b]))
+    return (F.mse_loss(s, a.expand_as(s)) + F.mse_loss(t, b.expand_as(t))) / 2
 
 # %% ../../nbs/library/35_training.losses.ipynb #bfe5b90b
 def low_pass(x: Tensor, sigma: float) -> Tensor:

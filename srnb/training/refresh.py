@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core import Error, choose
 from ..data.image import quantize
+from ..models.ranker import opinions
 from .generator import GeneratorUpdate
 from .loop import adam
 from .losses import RankContent, Term, margin_rank, regression
@@ -121,7 +122,7 @@ class RankerLearner:
 
     def learn(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> None:
         "One step."
-        s, t = self.ranker(torch.cat([first, second])).chunk(2)
+        s, t = opinions(self.ranker, torch.cat([first, second])).chunk(2, -1)
         if self.loss == 'regression': loss = regression(s, t, a, b)
         else: loss = margin_rank(s, t, a, b, self.margin, clamp=0)
         loss.backward()
