@@ -330,7 +330,7 @@ def test_cards_of_what_is_installed(here, monkeypatch):
         found = upscale.load_method(card.name)
         assert sum(p.numel() for p in found.net.parameters()) == card.parameters, card.name
         assert found.scale in card.scales
-        if card.faithful: upscale.blended(found.net, card.name, 0.5)
+        if card.faithful: upscale.blended(found, card.name, 0.5)
 
 
 # a wheel, alone

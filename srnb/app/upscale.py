@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HALO', 'SPREAD_REACH', 'LARGEST_TILE', 'SMALLEST_TILE', 'PROJECTED', 'Bicubic', 'load_method', 'before_shuffle',
            'quick', 'Needs', 'network_needs', 'parse_memory', 'show_memory', 'free_memory', 'ran_out', 'spread_colours',
-           'blended', 'default_method', 'Enlarger', 'ready', 'upscale', 'named_files', 'enlarged_names', 'check_target',
-           'enlarge_file', 'Enlarged', 'enlarge_files']
+           'Blend', 'blended', 'default_method', 'Enlarger', 'ready', 'upscale', 'named_files', 'enlarged_names',
+           'check_target', 'enlarge_file', 'Enlarged', 'enlarge_files']
 
 # %% ../../nbs/library/90_app.upscale.ipynb #add6ffa4
 import contextlib, copy, itertools, math, re, shutil, tempfile
@@ -161,12 +161,22 @@ def spread_colours(colour: Tensor, alpha: Tensor, px: int = SPREAD_REACH) -> Ten
 LARGEST_TILE, SMALLEST_TILE = 1024, 16         # px of a tile, without its halo
 PROJECTED = 16                       # px that back projection is felt
 
-def blended(net: nn.Module, method: str, alpha: float, other: str = '') -> nn.Module:
-    "Between a faithful network (0) and that of `method` (1)."
+class Blend(nn.Module):
+    "Between the pictures of two networks: of the first at 0, of the second at 1."
+    def __init__(self, faithful: nn.Module, net: nn.Module, alpha: float, scale: int):
+        super().__init__()
+        self.nets, self.alpha = nn.ModuleList([faithful, net]), alpha
+        self.reach = max(network_needs(n, scale).reach for n in self.nets)
+
+    def forward(self, lr: Tensor) -> Tensor: return torch.lerp(*(net(lr) for net in self.nets), self.alpha)
+
+def blended(found: NetworkFile, method: str, alpha: float, other: str = '') -> nn.Module:
+    "Between the pictures of a faithful network (0) and those of `method` (1), ready to enlarge."
+    operators.check_share(alpha)
     known = cards.cards()
     other = other or (known[method].faithful if method in known else '')
-    if other: return operators.interpolate(load_method(other).net, net, alpha)
-    raise Error(f"'{method}' has no faithful network of its layout to be blended with: name one, or its file.")
+    if not other: raise Error(f"'{method}' has no faithful network to be blended with: name one, or its file.")
+    return Blend(quick(load_method(other, found.scale).net), quick(found.net), alpha, found.scale)
 
 def default_method() -> str:
     "The method of who names none: RankSRGAN, where its weights are."
@@ -185,9 +195,10 @@ class Enlarger:
                  threads: int = 0):                  # 0 is torch's choice
         if threads: torch.set_num_threads(threads)
         self.method = str(method or default_method())
-        net, self.scale, _ = load_method(self.method, scale)
-        if blend is not None: net = blended(net, self.method, blend, blend_with)
-        self.net, self.ensemble, self.steps = quick(net).to(core.device()), self_ensemble, back_project
+        found = load_method(self.method, scale)
+        net = quick(found.net) if blend is None else blended(found, self.method, blend, blend_with)
+        self.net, self.scale = net.to(core.device()), found.scale
+        self.ensemble, self.steps = self_ensemble, back_project
         self.memory = parse_memory(memory) if memory else 0
         self.needs = network_needs(self.net, self.scale)
         self.halo = min(self.needs.reach, HALO) + (PROJECTED if back_project else 0)
