@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -331,6 +332,18 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
 
 
 # what a row says reaches what it is about
+
+def test_low_resolution_is_degraded_where_a_row_says_so(repository):
+    "The same originals; the low resolution noisier by what the row asks for, batch for batch the same again."
+    asked = GeneratorRow(patch=32, batch=2)
+    spoiled = replace(asked, degrade={'noise': [8, 8]})
+    (lr, hr), (noisy, same) = (next(methods.RECIPES[GeneratorRow].batches(row)) for row in (asked, spoiled))
+    assert torch.equal(hr, same) and 5 < 255 * (noisy - lr).std() < 9
+    assert torch.equal(next(methods.RECIPES[GeneratorRow].batches(spoiled))[0], noisy)
+    with pytest.raises(Error, match='unknown defect'):
+        methods.RECIPES[GeneratorRow].batches(replace(asked, degrade={'rain': [0, 1]}))
+    with pytest.raises(Error, match='rows of 4PP-EUSR cannot'):
+        methods.RECIPES[EusrRow].batches(EusrRow(patch=32, batch=2, passes=['x4'], degrade={'noise': [8, 8]}))
 
 @pytest.mark.parametrize('kind, more', [
     (GeneratorRow, {}), (EusrRow, {'passes': ['x4']}), (EusrRow, {'scales': [2, 4]})])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NETS', 'INITS', 'CRITIC_NETS', 'TERMS', 'RECIPES', 'PICTURE', 'network', 'generator', 'load_start', 'trained',
            'blend_terms', 'blended_network', 'critic_network', 'critic', 'check_critic_start', 'ranker', 'content',
-           'rank_content', 'direct_niqe', 'Recipe', 'terms', 'build', 'level_enlarger', 'learned_label', 'levels',
-           'refreshed']
+           'rank_content', 'direct_niqe', 'Recipe', 'row_batches', 'whole_batches', 'terms', 'build', 'level_enlarger',
+           'learned_label', 'levels', 'refreshed']
 
 # %% ../../nbs/library/44_training.methods.ipynb #61fad536
 import copy, warnings
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import core, params
 from ..data import pairs
+from ..data.defects import SpoiledPairs
 from ..metrics import niqe
 from ..pictures import enlarge
 from ..core import Error, Misfit, choose
@@ -163,9 +164,21 @@ class Recipe(NamedTuple):
     terms: Callable = lambda row: []       # more of them
     teachers: Callable = lambda row: []    # more rows of whose weights it learns
 
+def row_batches(row: GeneratorRow, start: int = 0, device=None) -> pairs.Pairs | SpoiledPairs:
+    "The pairs that a row learns from, their low resolution as it is found where the row says so."
+    found = pairs.batches(row, start, device)
+    return SpoiledPairs(found, row.degrade) if row.degrade else found
+
+def whole_batches(row: EusrRow, start: int = 0):
+    "The pairs of several scales, whose halves are each other's original."
+    if row.degrade:
+        raise Error(f"row '{row.name}' has `degrade`, which rows of 4PP-EUSR cannot: their scales are made of each "
+                    "other.")
+    return eusr_batches(row, start)
+
 RECIPES = {
-    GeneratorRow: Recipe(pairs.batches, lambda row, **step: GeneratorUpdate(**step)),
-    EusrRow:      Recipe(eusr_batches, eusr_update, score_terms, predictors),
+    GeneratorRow: Recipe(row_batches, lambda row, **step: GeneratorUpdate(**step)),
+    EusrRow:      Recipe(whole_batches, eusr_update, score_terms, predictors),
 }
 
 def terms(row: GeneratorRow, critic: Critic | None) -> list[Term]:
@@ -218,7 +231,7 @@ def levels(row: GeneratorRow) -> Places:
     arena, size = Arena(core.out('photos', row.photos)), data.patch
     if data.label == 'picture': size = min(max(size, PICTURE), *arena.heights, *arena.widths) // row.scale * row.scale
     there = replace(row, patch=int(size), batch=row.refresh.places, seed=row.seed + 1000)
-    found = pairs.batches(there, 0, 'cpu').at(0)
+    found = row_batches(there, 0, 'cpu').at(0)
     places = Places(*found, learned_label(learned, data), row.refresh.levels, row.refresh.history)
     sources = describe_ranker(row.ranker)['sources'].values()
     makers = [maker for source in sources if (maker := level_enlarger(source, row.scale))]
