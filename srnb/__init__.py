@@ -7,6 +7,8 @@ SURFACE = {
     'niqe': 'metrics.niqe', 'psnr': 'metrics.fidelity', 'ssim': 'metrics.fidelity',
     'RankContent': 'training.losses',   # RankSRGAN's loss, for a training of one's own
     'Ranker': 'models.ranker',          # what it asks: lower scores for what looks better
+    'load_ranker': 'models.ranker',     # one that has learned, by name or file
+    'score_scale': 'models.ranker',     # where its scores lie
     'Error': 'core',                    # bad input, in one line
 }
 __all__ = list(SURFACE)

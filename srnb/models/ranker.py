@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'RANKERS', 'Ranker', 'PlainRanker', 'ContrastRanker', 'Committee', 'opinions', 'ranker_network',
-           'describe_ranker', 'score_scale', 'load_ranker']
+           'ranker_file', 'describe_ranker', 'score_scale', 'load_ranker']
 
 # %% ../../nbs/library/28_models.ranker.ipynb #84dfb278
-import json
+import importlib.resources, json
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -94,18 +95,28 @@ def ranker_network(kind: str, size: dict, members: int = 1) -> nn.Module:
     return Committee(make(**size) for _ in range(members)) if members > 1 else make(**size)
 
 # %% ../../nbs/library/28_models.ranker.ipynb #965f6174
-def describe_ranker(name: str) -> dict:
+def ranker_file(name: str | Path) -> Path:
+    "Where a trained ranker is: a path is one; a name is this run's, or outside the repository one that was installed."
+    if Path(name).suffix: return Path(name)
+    try: return core.model_path(str(name))
+    except Error:
+        installed = Path(str(importlib.resources.files('srnb')))/'assets'/f'{name}.safetensors'
+        if installed.is_file(): return installed
+        raise Error(f"no ranker '{name}' was installed; inside the repository `dvc repro ranker@{name}` trains it, "
+                    "and the path of a file will do.") from None
+
+def describe_ranker(name: str | Path) -> dict:
     """What the file of a trained ranker says of it: kind, size, metric, patch, low, high, levels; and mean, spread and
     crop where it was judged at the size at which it learned."""
     from safetensors import safe_open
-    path = core.model_path(name)
+    path = ranker_file(name)
     core.read_state(path)                                   # says what is wrong with the file, if anything is
     with safe_open(str(path), 'pt') as f: found = json.loads((f.metadata() or {}).get('about', '{}'))
     if not {'kind', 'size', 'low', 'high'} <= found.keys():
         raise Error(f"{path} is no ranker, or does not say which; train it with `dvc repro ranker@{name}`.")
     return found
 
-def score_scale(name: str) -> tuple[float, float]:
+def score_scale(name: str | Path) -> tuple[float, float]:
     "Mean and spread of a trained ranker's scores of its training levels, at the size at which it learned."
     found = describe_ranker(name)
     if not {'mean', 'spread', 'crop'} <= found.keys():
@@ -115,7 +126,7 @@ def score_scale(name: str) -> tuple[float, float]:
         raise Error(f"ranker '{name}' gives all pictures the same score, {found['mean']:.3g}; train it longer.")
     return found['mean'], found['spread']
 
-def load_ranker(name: str) -> nn.Module:
+def load_ranker(name: str | Path) -> nn.Module:
     "A trained ranker."
     found = describe_ranker(name)
-    return core.load_model(ranker_network(found['kind'], found['size'], found.get('members', 1)), name)
+    return core.load_model(ranker_network(found['kind'], found['size'], found.get('members', 1)), ranker_file(name))
