@@ -76,14 +76,16 @@ def pyiqa_niqe() -> Callable:
 def niqe_calls(n: int = 640, batch: int = 16) -> tuple[dict[str, Callable], dict[str, int]]:
     "NIQE of patches by pyiqa and by us."
     theirs, x = pyiqa_niqe(), patches(n)
-    few = x[:batch] / 255
+    floats = x / 255
+    few = floats[:batch]
     calls = {
         'pyiqa, one a call': lambda: torch.cat([theirs(v[None]).flatten() for v in few[:4]]),
         f'pyiqa, batches of {batch}': lambda: theirs(few),
         'niqe.niqe (torch, float64)': lambda: niqe.niqe(few, crop=4),
-        'niqe_fast.niqe_fast (fused)': lambda: niqe_fast.niqe_fast(x, crop=4, undefined='nan'),
+        'niqe_fast.niqe_fast (fused), bytes': lambda: niqe_fast.niqe_fast(x, crop=4, undefined='nan'),
+        'niqe_fast.niqe_fast (fused), floats': lambda: niqe_fast.niqe_fast(floats, crop=4, undefined='nan'),
     }
-    return calls, dict(zip(calls, (len(few[:4]), batch, batch, n)))
+    return calls, dict(zip(calls, (len(few[:4]), batch, batch, n, n)))
 
 # %% ../../nbs/library/95_tools.bench.ipynb #814c79fc
 def random_tables(columns: int, trees: int = 500, nodes: int = 511, seed: int = 0) -> list[np.ndarray]:
