@@ -126,6 +126,7 @@ def save_model(name: str, net, **about) -> Path:
 
 def read_state(path) -> dict:
     "A state dict from `.safetensors` or from a plain `.pth`; other things in a pickle are refused."
+    from pickle import UnpicklingError
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -134,6 +135,9 @@ def read_state(path) -> dict:
     try:
         if path.suffix == '.safetensors': return load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
+    except (UnpicklingError, IsADirectoryError) as e:
+        raise Error(f"{path} is no file of weights (.safetensors or .pth), or holds code besides, "
+                    "which is never run.") from e
     except (SafetensorError, RuntimeError, EOFError) as e:
         raise Error(f"{path} cannot be read as weights ({e}); it may be truncated: "
                     "remove it and make or fetch it again.") from e

@@ -7,7 +7,7 @@ __all__ = ['WRAPPERS', 'PUBLIC_LAYOUTS', 'FOLDED', 'HINTS', 'OTHER_FORMATS', 're
            'public_state', 'NetworkFile', 'fill_network', 'read_network']
 
 # %% ../../nbs/library/32_models.layouts.ipynb #16bccfe5
-import math, pickle, re, struct
+import math, re, struct
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -27,10 +27,7 @@ WRAPPERS = 'params_ema', 'params', 'state_dict', 'model_state_dict', 'generator'
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     "The weights in a file, out of what training programs wrap them in."
-    try: state = read_state(path)
-    except (pickle.UnpicklingError, IsADirectoryError) as e:
-        raise Error(f"{path} is no file of weights (.safetensors or .pth), or holds code besides, "
-                    "which is never run.") from e
+    state = read_state(path)
     while wrapper := next((w for w in WRAPPERS if isinstance(state, dict) and isinstance(state.get(w), dict)), None):
         state = state[wrapper]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
