@@ -142,6 +142,7 @@ def read_state(path) -> dict:
         raise Error(f"{path} cannot be read as weights ({e}); it may be truncated: "
                     "remove it and make or fetch it again.") from e
 
+# %% ../nbs/library/00_core.ipynb #0c0e0001
 class Misfit(Error):
     "Weights of another layout than the network's."
 
