@@ -538,10 +538,10 @@ SENTENCES += [Sentence('claims_seeds', 'ranksrgan', where if method == 'ranksrga
 ]]
 SENTENCES += [Sentence('claims_seeds', 'ranksrgan', where, says, [comparison]) for where, says, comparison in [
     ('4.3', 'RankSRGAN below ESRGAN', lower('niqe', 'ranksrgan_niqe', 'esrgan_pirm')),
-    ('ours', 'RankSRGAN taught the gradient, too, has at least half the gain of NIQE itself as a loss',
-     lower('niqe', 'ranksrgan_gradient', 'srgan & direct_niqe')),
-    ('ours', 'RankSRGAN taught the gradient, too, at most 0.1 dB below NIQE itself as a loss',
-     higher('psnr', 'ranksrgan_gradient', 'direct_niqe', -0.1)),
+    *[('ours', f'{TAUGHT[method]} {says}', comparison) for method in ('ranksrgan_niqe', 'ranksrgan_gradient')
+      for says, comparison in [
+        ('has at least half the gain of NIQE itself as a loss', lower('niqe', method, 'srgan & direct_niqe')),
+        ('at most 0.1 dB below NIQE itself as a loss', higher('psnr', method, 'direct_niqe', -0.1))]],
     ('ours', 'RankSRGAN with refresh below SRGAN', lower('niqe', 'ranksrgan_refresh', 'srgan')),
     ('ours', 'RankSRGAN with refresh at most 0.3 dB below SRGAN', higher('psnr', 'ranksrgan_refresh', 'srgan', -0.3)),
 ]]
