@@ -309,7 +309,7 @@ def test_upscale_gives_what_it_was_given(away, small):
     assert upscale(noise(8, 9), small).shape == (32, 36)
 
 
-def test_the_example_of_the_front_door_trains():
+def test_the_example_of_the_front_door_trains(away):
     block, = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(encoding='utf-8'), re.S)
     assert len(block.splitlines()) <= 11
     found = {}
