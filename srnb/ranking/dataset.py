@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import core
 from ..core import Error, choose
+from ..data.pairs import gather_crops
 from ..data.photos import Arena
 from ..metrics.registry import lower_is_better, patch_labels
 
@@ -72,6 +73,14 @@ class RankSet:
             into[:] = whole[y:y + self.patch, x:x + self.patch].transpose(2, 0, 1)
         return found
 
+    def on_device(self, device) -> tuple[Tensor, Tensor, Tensor]:
+        "The pictures of all levels as one tensor of bytes, where each begins, and their widths, level by level."
+        begins = np.cumsum([0, *(len(arena.data) for arena in self.arenas[:-1])])
+        parts = (np.concatenate([arena.data for arena in self.arenas]),
+                 np.concatenate([arena.offsets + begin for arena, begin in zip(self.arenas, begins)]),
+                 np.concatenate([arena.widths for arena in self.arenas]))
+        return tuple(torch.from_numpy(part).to(device) for part in parts)
+
     def __repr__(self):
         return (f"{self.name}: {len(self)} patches of {self.patch} px from {self.spots['image'].nunique()} photographs "
                 f"at {len(self.levels)} levels ({', '.join(self.levels)})")
@@ -84,9 +93,13 @@ class RankPairs:
                  labels: str = 'value',          # or 'order', 'level': see `RankSet.labels`
                  most: int = 0,                  # learn from so many patches only (rank dataset 1)
                  crop: int = 0, turns: bool = False, device='cpu', start: int = 0,
-                 gap: float = 0.):               # least difference of a pair's values of the metric
+                 gap: float = 0.,                # least difference of a pair's values of the metric
+                 resident: bool | None = None):  # all pictures on the device; None: on a GPU that has room
         self.data, self.batch, self.seed, self.crop, self.turns = data, batch, seed, crop, turns
-        self.device, self.n = device, start
+        self.device, self.n = torch.device(device), start
+        if resident is None and self.device.type == 'cuda':
+            resident = sum(len(a.data) for a in data.arenas) < torch.cuda.mem_get_info(self.device)[0] / 4
+        self.on_device = data.on_device(self.device) if resident else None
         self.labels, self.patches = data.labels(metric, labels), data.split(split)
         if most: self.patches = np.sort(np.random.default_rng(seed).permutation(self.patches)[:most])
         if len(self.patches) < 2:
@@ -114,20 +127,35 @@ class RankPairs:
             return self.patches[patch], self.pairs[pair]
         return self.patches[np.int64(u[0] * len(self.patches))], self.pairs[np.int64(u[1] * len(self.pairs))]
 
+    def looks(self, n: int) -> np.ndarray:
+        "Where the patches of batch `n` are cropped, and how they are turned: top, left, turn, (3, batch)."
+        u = np.random.default_rng([self.seed, n, 1]).random((3, self.batch))
+        free = self.data.patch - (self.crop or self.data.patch) + 1
+        return (u * [[free], [free], [8]]).astype(np.int64) * [[1], [1], [self.turns]]
+
     def augment(self, x: Tensor, n: int) -> Tensor:
         "Both sides (2, batch, 3, patch, patch) of batch `n`, cropped and turned alike."
-        u = np.random.default_rng([self.seed, n, 1]).random((3, self.batch))
         size = self.crop or self.data.patch
-        tops, lefts = (u[:2] * (self.data.patch - size + 1)).astype(np.int64)
-        turns = (u[2] * 8).astype(np.int64) * self.turns
-        crops = [x[:, k, :, top:top + size, left:left + size] for k, (top, left) in enumerate(zip(tops, lefts))]
-        return torch.stack([turned(crop, turn) for crop, turn in zip(crops, turns)], 1)
+        return torch.stack([turned(x[:, k, :, top:top + size, left:left + size], turn)
+                            for k, (top, left, turn) in enumerate(self.looks(n).T)], 1)
+
+    def gathered(self, patches: np.ndarray, levels: np.ndarray, n: int) -> Tensor:
+        "The same, of pictures that are on the device."
+        data, offsets, widths = self.on_device
+        top, left, turn = self.looks(n)
+        top, left = self.data.y[patches] + top, self.data.x[patches] + left
+        pictures = len(self.data.arenas[0])
+        spots = [np.stack([side * pictures + self.data.picture[patches], top, left, turn], 1) for side in levels.T]
+        spots = torch.from_numpy(np.concatenate(spots)).to(self.device)
+        return gather_crops(data, offsets, widths, spots, self.crop or self.data.patch).unflatten(0, (2, -1))
 
     def at(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "Batch `n`."
         patches, levels = self.draw(n)
-        x = torch.stack([self.data.pixels(patches, side) for side in levels.T])         # (2, batch, 3, patch, patch)
-        if self.crop or self.turns: x = self.augment(x, n)
+        if self.on_device: x = self.gathered(patches, levels, n)
+        else:
+            x = torch.stack([self.data.pixels(patches, side) for side in levels.T])     # (2, batch, 3, patch, patch)
+            if self.crop or self.turns: x = self.augment(x, n)
         first, second = x.to(self.device).float() / 255
         a, b = (torch.tensor(self.labels[patches, side], dtype=torch.float32, device=self.device) for side in levels.T)
         return first, second, a, b
