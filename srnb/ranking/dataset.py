@@ -141,6 +141,7 @@ class RankPairs:
 
     def gathered(self, patches: np.ndarray, levels: np.ndarray, n: int) -> Tensor:
         "The same, of pictures that are on the device."
+        assert self.on_device
         data, offsets, widths = self.on_device
         top, left, turn = self.looks(n)
         top, left = self.data.y[patches] + top, self.data.x[patches] + left
