@@ -89,9 +89,9 @@ def opinions(net: nn.Module, x: Tensor) -> Tensor:
     "What a ranker's loss is of: the scores of each of its members, (members, n)."
     return net.opinions(x) if isinstance(net, Committee) else net(x)[None]
 
-def ranker_network(kind: str, size: dict, members: int = 1) -> nn.Module:
-    "A ranker, or a committee of several, with He's weights."
-    make = RANKERS[choose(kind, RANKERS, 'ranker')]
+def ranker_network(kind: str, size: dict, members: int = 1, where: str = '') -> nn.Module:
+    "A ranker, or a committee of several, with He's weights; `where` says who asks for this kind."
+    make = RANKERS[choose(kind, RANKERS, 'ranker', where)]
     return Committee(make(**size) for _ in range(members)) if members > 1 else make(**size)
 
 # %% ../../nbs/library/28_models.ranker.ipynb #965f6174

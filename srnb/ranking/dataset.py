@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import core
 from ..core import Error, choose
-from ..data.pairs import gather_crops
+from ..data.pairs import fits_on, gather_crops, moved_to
 from ..data.photos import Arena
 from ..metrics.registry import lower_is_better, patch_labels
 
@@ -73,14 +73,6 @@ class RankSet:
             into[:] = whole[y:y + self.patch, x:x + self.patch].transpose(2, 0, 1)
         return found
 
-    def on_device(self, device) -> tuple[Tensor, Tensor, Tensor]:
-        "The pictures of all levels as one tensor of bytes, where each begins, and their widths, level by level."
-        begins = np.cumsum([0, *(len(arena.data) for arena in self.arenas[:-1])])
-        parts = (np.concatenate([arena.data for arena in self.arenas]),
-                 np.concatenate([arena.offsets + begin for arena, begin in zip(self.arenas, begins)]),
-                 np.concatenate([arena.widths for arena in self.arenas]))
-        return tuple(torch.from_numpy(part).to(device) for part in parts)
-
     def __repr__(self):
         return (f"{self.name}: {len(self)} patches of {self.patch} px from {self.spots['image'].nunique()} photographs "
                 f"at {len(self.levels)} levels ({', '.join(self.levels)})")
@@ -97,9 +89,8 @@ class RankPairs:
                  resident: bool | None = None):  # all pictures on the device; None: on a GPU that has room
         self.data, self.batch, self.seed, self.crop, self.turns = data, batch, seed, crop, turns
         self.device, self.n = torch.device(device), start
-        if resident is None and self.device.type == 'cuda':
-            resident = sum(len(a.data) for a in data.arenas) < torch.cuda.mem_get_info(self.device)[0] / 4
-        self.on_device = data.on_device(self.device) if resident else None
+        if resident is None: resident = fits_on(self.device, data.arenas)
+        self.on_device = moved_to(self.device, data.arenas) if resident else None
         self.labels, self.patches = data.labels(metric, labels), data.split(split)
         if most: self.patches = np.sort(np.random.default_rng(seed).permutation(self.patches)[:most])
         if len(self.patches) < 2:

@@ -79,7 +79,8 @@ def build_ranker(row: RankerRow) -> RankerUpdate:
     processes.prepare(row.deterministic, row.threads)
     core.seed(row.seed)
     device = core.device()
-    net = ranker_network(row.net, row.size, row.members).to(device, memory_format=torch.channels_last)
+    net = ranker_network(row.net, row.size, row.members, f"row '{row.name}'")
+    net = net.to(device, memory_format=torch.channels_last)
     precision = processes.precision(row.precision, device, row.deterministic)
     return RankerUpdate(net, row.rate, row.loss, row.margin, row.clamp, row.sign, row.decay, row.betas, precision)
 

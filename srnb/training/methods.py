@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NETS', 'INITS', 'CRITIC_NETS', 'TERMS', 'RECIPES', 'PICTURE', 'network', 'generator', 'load_start', 'trained',
            'blend_terms', 'blended_network', 'critic_network', 'critic', 'check_critic_start', 'ranker', 'content',
-           'rank_content', 'direct_niqe', 'Recipe', 'row_batches', 'whole_batches', 'terms', 'build', 'level_enlarger',
-           'learned_label', 'levels', 'refreshed']
+           'rank_content', 'direct_niqe', 'Recipe', 'row_batches', 'terms', 'build', 'level_enlarger', 'learned_label',
+           'levels', 'refreshed']
 
 # %% ../../nbs/library/44_training.methods.ipynb #61fad536
 import copy, warnings
@@ -169,16 +169,9 @@ def row_batches(row: GeneratorRow, start: int = 0, device=None) -> pairs.Pairs |
     found = pairs.batches(row, start, device)
     return SpoiledPairs(found, row.degrade) if row.degrade else found
 
-def whole_batches(row: EusrRow, start: int = 0):
-    "The pairs of several scales, whose halves are each other's original."
-    if row.degrade:
-        raise Error(f"row '{row.name}' has `degrade`, which rows of 4PP-EUSR cannot: their scales are made of each "
-                    "other.")
-    return eusr_batches(row, start)
-
 RECIPES = {
     GeneratorRow: Recipe(row_batches, lambda row, **step: GeneratorUpdate(**step)),
-    EusrRow:      Recipe(whole_batches, eusr_update, score_terms, predictors),
+    EusrRow:      Recipe(eusr_batches, eusr_update, score_terms, predictors),
 }
 
 def terms(row: GeneratorRow, critic: Critic | None) -> list[Term]:

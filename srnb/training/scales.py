@@ -131,6 +131,9 @@ class ScaleUpdate(GeneratorUpdate):
 # %% ../../nbs/library/42_training.scales.ipynb #8a7a55a5
 def eusr_batches(row: EusrRow, start: int = 0) -> Iterator:
     "The batches that `row` asks for."
+    if row.degrade:
+        raise Error(f"row '{row.name}' has `degrade`, which rows of 4PP-EUSR cannot: their scales are made of each "
+                    "other.")
     if not row.scales: return pairs.batches(row, start)
     return ScalePairs(Arena(core.out('photos', row.photos)), row.patch, row.scale, row.scales, row.seed, start,
                       batch=row.batch, device=core.device(), round_lr=row.round_lr)
