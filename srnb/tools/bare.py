@@ -361,6 +361,7 @@ def stand_in() -> list[str]:
         without_parquet()
         missing.append('pyarrow')
     if 'numba' in missing:
-        from srnb.metrics import niqe_fast
+        from srnb.metrics import niqe, niqe_fast
         niqe_fast.niqe_fast = niqe_by_torch
+        niqe.IN_LOOPS.clear()
     return missing

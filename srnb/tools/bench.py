@@ -63,7 +63,7 @@ def patches(n: int, size: int = 296, seed: int = 0) -> Tensor:
     return torch.stack([crop() for _ in range(n)])
 
 # %% ../../nbs/library/95_tools.bench.ipynb #d765103b
-def pyiqa_niqe() -> Callable:
+def pyiqa_niqe() -> torch.nn.Module:
     "pyiqa's NIQE with the published model, read from this package rather than from a hub."
     import pyiqa
     from scipy.io import savemat
@@ -78,14 +78,20 @@ def niqe_calls(n: int = 640, batch: int = 16) -> tuple[dict[str, Callable], dict
     theirs, x = pyiqa_niqe(), patches(n)
     floats = x / 255
     few = floats[:batch]
+    def slope(metric):
+        x = few.clone().requires_grad_()
+        with torch.enable_grad(): metric(x).sum().backward()
+        return x.grad
     calls = {
         'pyiqa, one a call': lambda: torch.cat([theirs(v[None]).flatten() for v in few[:4]]),
         f'pyiqa, batches of {batch}': lambda: theirs(few),
-        'niqe.niqe (torch, float64)': lambda: niqe.niqe(few, crop=4),
+        'pyiqa, with its gradient': lambda: slope(theirs.net),
+        'niqe.niqe': lambda: niqe.niqe(few, crop=4),
+        'niqe.niqe, with its gradient': lambda: slope(lambda x: niqe.niqe(x, crop=4)),
         'niqe_fast.niqe_fast (fused), bytes': lambda: niqe_fast.niqe_fast(x, crop=4, undefined='nan'),
         'niqe_fast.niqe_fast (fused), floats': lambda: niqe_fast.niqe_fast(floats, crop=4, undefined='nan'),
     }
-    return calls, dict(zip(calls, (len(few[:4]), batch, batch, n, n)))
+    return calls, dict(zip(calls, (len(few[:4]), batch, batch, batch, batch, n, n)))
 
 # %% ../../nbs/library/95_tools.bench.ipynb #814c79fc
 def random_tables(columns: int, trees: int = 500, nodes: int = 511, seed: int = 0) -> list[np.ndarray]:
