@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['ipython_folder', 'notebooks', 'code_cells', 'parameter_names', 'value', 'tidy', 'clean', 'settings', 'run_name',
-           'execute', 'execute_all', 'digest', 'module_file', 'mentions', 'fingerprint', 'groups', 'write_code']
+           'execute', 'execute_all', 'digest', 'module_file', 'mentions', 'Module', 'module', 'fingerprint', 'groups',
+           'write_code']
 
 # %% ../../nbs/library/84_pipeline.run.ipynb #22eca0c1
 import argparse, ast, errno, hashlib, importlib.util, json, os, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import params
 from ..core import Error, atomic, choose, out, root
@@ -151,7 +153,6 @@ def module_file(name: str) -> Path | None:
     stem = root().joinpath(*name.split('.'))
     return next((p for p in (stem.with_suffix('.py'), stem/'__init__.py') if p.exists()), None)
 
-@lru_cache(None)                                     # ninety notebooks import the same fifty modules
 def mentions(source: str, package: str = '') -> tuple[set[str], set[str]]:
     "What a code imports, seen from `package`, and the strings in it."
     try: nodes = list(ast.walk(ast.parse(source)))
@@ -163,20 +164,35 @@ def mentions(source: str, package: str = '') -> tuple[set[str], set[str]]:
         names |= {base} | {f'{base}.{a.name}' for a in n.names}
     return names, {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
+class Module(NamedTuple):
+    "What a fingerprint asks of a module."
+    digits: str         # its digest
+    imports: set[str]
+    strings: set[str]
+
+def module(name: str, known: dict[str, Module | None]) -> Module | None:
+    "A module of ours, kept in `known`: ninety notebooks import the same fifty. `None` as `module_file` says it."
+    if name not in known:
+        file, known[name] = module_file(name), None
+        if file:
+            source = file.read_text(encoding='utf-8')
+            package = name if file.name == '__init__.py' else name.rpartition('.')[0]
+            known[name] = Module(digest(source), *mentions(source, package))
+    return known[name]
+
 # %% ../../nbs/library/84_pipeline.run.ipynb #8cf24609
-def fingerprint(stem: str) -> str:
+def fingerprint(stem: str, known: dict[str, Module | None] | None = None) -> str:
     "What the results of a notebook depend on: one line for its cells, for each module, for each asset."
-    cells = '\n\n'.join(c['source'] for c in code_cells(notebooks()[stem]) if 'plot' not in c['tags'])
-    names, strings = mentions(cells)
-    seen, todo = {}, {n for n in names if module_file(n)}
+    known = {} if known is None else known
+    cells = '\n\n'.join(c['source'] for c in code_cells(root()/f'nbs/paper/{stem}.ipynb') if 'plot' not in c['tags'])
+    todo, strings = mentions(cells)
+    seen = {}
     while todo:
         name = todo.pop()
-        file = module_file(name)
-        source = file.read_text(encoding='utf-8')
-        seen[name] = digest(source)
-        more, said = mentions(source, name if file.name == '__init__.py' else name.rpartition('.')[0])
-        strings = strings | said
-        todo |= {n for n in more if module_file(n)} - seen.keys()
+        if found := module(name, known):
+            seen[name] = found.digits
+            strings = strings | found.strings
+            todo |= found.imports - seen.keys()
     files = {Path(s).name for s in strings if len(s) < 256}
     assets = {p.name: hashlib.sha256(p.read_bytes()).hexdigest()[:16]
               for p in sorted(root().glob('srnb/assets/*')) if p.name in files}
@@ -194,7 +210,8 @@ def groups() -> dict[str, list[str]]:
 
 def write_code() -> list[str]:
     "Bring `out/code/<notebook or group>.txt` and `out/code/params.json` up to date; which of them changed."
-    texts = {f'{stem}.txt': ''.join(map(fingerprint, members)) for stem, members in groups().items()}
+    known: dict[str, Module | None] = {}
+    texts = {f'{stem}.txt': ''.join(fingerprint(m, known) for m in members) for stem, members in groups().items()}
     texts['params.json'] = json.dumps(params.current(), indent=1)
     changed = []
     for name, text in texts.items():
