@@ -130,9 +130,10 @@ _HALF = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
 def _halve(x, out):
     "Planes (n, h, w) → (n, h/2, w/2)."
     h, w = x.shape[1:]
-    p, rows, last = np.empty((h + 6, w)), np.empty((h // 2, w + 6)), 2 * h - 1
+    p, rows = np.empty((h + 6, w)), np.empty((h // 2, w + 6))
     for t in range(x.shape[0]):
-        for i in range(h + 6): p[i] = x[t, i - 3 if 3 <= i < h + 3 else (2 - i if i < 3 else last - i + 3)]
+        p[3:h + 3] = x[t]
+        for k in range(3): p[k], p[h + 5 - k] = x[t, 2 - k], x[t, h - 3 + k]
         for i in range(h // 2):
             r, c = rows[i], 2 * i
             for j in range(w):
@@ -245,7 +246,8 @@ def _share(x, other, g, d, to_x, to_other):
 def _sums_back(x, g, out):
     "The gradient of blocks, from that of their sums."
     n = x.shape[1]
-    p, t, one, d, void = np.empty((n + 2, n + 1)), np.empty((n + 2, n + 1)), np.ones(n), np.empty(n), np.empty(n)
+    p, t = np.empty((2, n + 2, n + 1))
+    one, d, void = np.ones(n), np.empty(n), np.empty(n)
     for b in range(x.shape[0]):
         _closed(x[b], p)
         t[:] = 0
@@ -280,5 +282,5 @@ class _Sums(Function):
         return out
 
 def sums(x: Tensor) -> Tensor:
-    "Of blocks: (n, blocks, size, size), float64 → (n, blocks, 5, 5), a row for the values and for each neighbour's products."
+    "(n, blocks, size, size), float64 → (n, blocks, 5, 5): a row for the values, and for each neighbour's products."
     return _Sums.apply(x)

@@ -60,9 +60,10 @@ def aggd_shape(ratio: Tensor) -> Tensor:
 
 # %% ../../nbs/library/11_metrics.niqe.ipynb #ec56359d
 def moments(x: Tensor) -> Tensor:
-    "Of the samples x: Σ|x|, Σx² over the negative, over the positive ones, and how many of each: (…, h, w) → (…, 5)."
+    "Of the samples x: Σ|x|, Σx² over the negative, over the positive ones, how many of each: (…, h, w) → (…, 5)."
     left, right = x.clamp(max=0), x.clamp(min=0)
-    return torch.stack([v.sum((-2, -1), dtype=x.dtype) for v in (x.abs(), left * left, right * right, x < 0, x > 0)], -1)
+    parts = x.abs(), left * left, right * right, x < 0, x > 0
+    return torch.stack([v.sum((-2, -1), dtype=x.dtype) for v in parts], -1)
 
 def aggd_fit(moments: Tensor, n: int) -> Tensor:
     "$\\alpha, \\beta_l, \\beta_r$ from the moments of n samples: (…, 5) → (…, 3)."
@@ -113,7 +114,7 @@ def half(x: Tensor) -> Tensor:
     "MATLAB's half size: eight taps whose weights are whole numbers of 1/256, so that flat areas stay exactly flat."
     return _halve(_halve(x.mT).mT)
 
-IN_LOOPS = {'cpu'}                                                     # devices on which the last notebook's loops are sooner
+IN_LOOPS = {'cpu'}                                               # devices on which the last notebook's loops are sooner
 
 def steps(x: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
     "MSCN, the half size and a block's sums, as x is best served: the formulas, or the same as loops."
@@ -125,7 +126,8 @@ def block_features(x: Tensor, block: int = 96) -> Tensor:
     "36 numbers for each block of planes in grey levels: (n, 1, h, w), float64 → (n, blocks, 36)."
     normal, smaller, sums = steps(x)
     x = image.multiple(x, block)
-    return torch.cat([scale_features(normal(x), block, sums), scale_features(normal(smaller(x)), block // 2, sums)], -1)
+    whole, small = scale_features(normal(x), block, sums), scale_features(normal(smaller(x)), block // 2, sums)
+    return torch.cat([whole, small], -1)
 
 # %% ../../nbs/library/11_metrics.niqe.ipynb #1c8b740c
 class PristineModel(NamedTuple):
