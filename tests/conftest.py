@@ -1,10 +1,12 @@
 "What the tests share: the repository or an empty one as working directory, copies of it, one run of all stages."
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -120,10 +122,35 @@ def clone(tmp_path_factory, duplicate) -> Clone:
     return there
 
 
+def memory_of(folder: Path) -> int:
+    "Bytes that the processes at work in a folder hold together; what they share counts once."
+    found = 0
+    for process in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):                                                    # it has ended
+            if not Path(os.readlink(process/'cwd')).is_relative_to(folder): continue
+            found += 1024 * int(re.search(r'^Pss:\s+(\d+)', (process/'smaps_rollup').read_text(), re.M)[1])
+    return found
+
+
+@contextlib.contextmanager
+def peak_memory(folder: Path):
+    "What `memory_of` says at most, looked at each second: in the list that it gives."
+    over, peak = threading.Event(), [0]
+    def look():
+        while not over.wait(1): peak[0] = max(peak[0], memory_of(folder))
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try: yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
 @pytest.fixture(scope='session')
 def chain(clone) -> Clone:
-    "The clone after a complete run; `ran` are its stages."
+    "The clone after a complete run; `ran` are its stages, `peak` the bytes of memory that they took."
     begun = time.monotonic()
-    clone.ran = clone.repro()
-    print(f'tiny: {time.monotonic() - begun:.0f} s')
+    with peak_memory(clone.folder) as peak: clone.ran = clone.repro()
+    clone.peak, = peak
+    print(f'tiny: {time.monotonic() - begun:.0f} s, {clone.peak / 1e9:.1f} GB')
     return clone

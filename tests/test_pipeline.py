@@ -55,7 +55,12 @@ def test_nothing_to_do_is_quick(chain):
     def spent(): return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])    # of the processor, which may be busy
     begun = spent()
     assert chain.repro() == set()
-    assert (seconds := spent() - begun) < 20, f'{seconds:.1f} s'                 # of 150 stages; 8 s were measured
+    assert (seconds := spent() - begun) < 12, f'{seconds:.1f} s'                 # of 150 stages; 8 s were measured
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/smaps_rollup'), reason='asks Linux how much memory processes hold')
+def test_a_run_stays_within_its_memory(chain):
+    assert 0.3e9 < chain.peak < 4e9, f'{chain.peak / 1e9:.1f} GB'
 
 
 def test_the_same_seed_gives_the_same_bytes(chain):

@@ -8,8 +8,9 @@ __all__ = ['COMMANDS', 'upscale_options', 'tile_progress', 'upscale_pictures', '
            'export_options', 'export_method', 'serve_options', 'serve_page', 'Command', 'command_line']
 
 # %% ../../nbs/library/94_app.command.ipynb #df1e31e6
-import argparse, contextlib, sys, time, warnings
+import argparse, contextlib, os, sys, time, warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def score_options(parser: argparse.ArgumentParser):
 def read_scored(path: Path):
     "A picture as metrics take it: (1, 3, h, w), 0…1; what is transparent is on white."
     from srnb.data import image
-    with warnings.catch_warnings(action='ignore'): return image.read(path)[None] / 255
+    return image.read(path)[None] / 255
 
 def original_of(path: Path, reference: Path | None):
     "The original of a picture, where there is one to be compared with."
@@ -100,19 +101,25 @@ def score_pictures(asked: argparse.Namespace) -> int:
     "Print a line of scores for each picture, and their mean; 1 where a picture has none."
     from srnb import stats
     from srnb.app.upscale import named_files
+    from srnb.data.photos import ahead
     from srnb.metrics import registry
     metrics = {name: registry.metric(name) for name in asked.metric or ['niqe']}
     for name, metric in metrics.items():
         print(f'# {name}: {asked.protocol or metric.protocol}; {metric.better} is better')
-    rows, failed = [], 0
-    for path, _ in named_files(asked.pictures):
+    def scored(path):
         try:
             sr, hr = read_scored(path), original_of(path, asked.reference)
-            rows.append([registry.score(sr, hr, name, asked.protocol).item() for name in metrics])
-            print('  '.join(f'{value:9.4f}' for value in rows[-1]), path, sep='  ')
-        except Error as e:
-            failed += 1
-            print(f'failed: {path}: {e}', file=sys.stderr)
+            return path, [registry.score(sr, hr, name, asked.protocol).item() for name in metrics]
+        except Error as e: return path, e
+    rows, failed = [], 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings(action='ignore'):
+        for path, found in ahead(pool, scored, [path for path, _ in named_files(asked.pictures)]):
+            if isinstance(found, Error):
+                failed += 1
+                print(f'failed: {path}: {found}', file=sys.stderr)
+            else:
+                rows.append(found)
+                print('  '.join(f'{value:9.4f}' for value in found), path, sep='  ', flush=True)
     if len(rows) > 1:
         means = [stats.average(name)(values) for name, values in zip(metrics, zip(*rows))]
         print('  '.join(f'{value:9.4f}' for value in means), f'mean of {len(rows)}', sep='  ')
@@ -143,7 +150,7 @@ def compare_pictures(asked: argparse.Namespace) -> int:
     from srnb.data import image
     from srnb.metrics import fidelity, niqe
     names = asked.first, asked.second
-    first, second = map(read_scored, names)
+    with warnings.catch_warnings(action='ignore'): first, second = map(read_scored, names)
     a, b, note = of_one_size(first, second, names)
     if note: print(note)
     away, shave = (a - b).abs() * 255, 4 if min(a.shape[-2:]) > 20 else 0

@@ -7,8 +7,9 @@ __all__ = ['PLANES', 'METRICS', 'SCORE_COLUMNS', 'parse', 'Metric', 'niqe_block'
            'average_scores', 'score_patches', 'patch_labels', 'lower_is_better']
 
 # %% ../../nbs/library/14_metrics.registry.ipynb #359d5ed8
-import re
+import os, re
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from .. import core, stats
 from ..data import image
+from ..data.photos import ahead
 from . import fidelity, ma, niqe, niqe_fast
 from ..core import Error, choose
 
@@ -133,17 +135,22 @@ def score_table(method: str,
                 metrics=('psnr', 'ssim', 'niqe'),      # names, or {name: protocol or protocols}
                 mark: bool = False,                    # mark the cells of a metric without model instead of failing
                ) -> pd.DataFrame:
-    "Tidy scores of one method: a line for each picture, metric and protocol."
-    asked, rows = _asked(metrics), []
+    "Tidy scores of one method: a line for each picture, metric and protocol. A core scores while others do."
+    asked = _asked(metrics)
     absent = {name: missing(name) for name, _ in asked} if mark else {}
-    for of, picture, sr, hr in images:
-        sr, hr = (x if x is None or x.ndim == 4 else x[None] for x in (sr, hr))
+    def lines(item):
+        of, picture, *pair = item
+        sr, hr = (x if x is None or x.ndim == 4 else x[None] for x in pair)
+        found = []
         for name, protocol in asked:
             if absent.get(name): protocol, value = absent[name], float('nan')
             else:
                 try: value = score(sr, hr, name, protocol).item()
                 except Error as e: raise Error(f"{name} of {method}, {of}/{picture}: {e}") from e
-            rows.append((method, seed, of, picture, name, protocol, value))
+            found.append((method, seed, of, picture, name, protocol, value))
+        return found
+    with ThreadPoolExecutor(os.cpu_count()) as pool:                       # the next picture comes while one is scored
+        rows = [line for found in ahead(pool, lines, images) for line in found]
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 # %% ../../nbs/library/14_metrics.registry.ipynb #a26acaf4
