@@ -1,5 +1,5 @@
 # `make` prints what there is. Variables: profile=tiny|mini|mini_sets|bench|paper composes params.yaml anew before anything runs; without it
-# params.yaml runs as it stands, edits included. PYTHON=python3.12 names another Python for the environment.
+# params.yaml runs as it stands, edits included; with='metrics=full ratings=people' replaces what a profile says. PYTHON=python3.12 names another Python for the environment.
 SHELL := /bin/bash
 PYTHON ?= python3
 core := chain
@@ -60,7 +60,7 @@ publish: .venv/ready     ## 1 s     keep this run in results/ for those who only
 # what the above stand on
 
 compose: .venv/ready
-	$(if $(profile),@python -m srnb.pipeline.run --compose $(profile))
+	$(if $(profile),@python -m srnb.pipeline.run --compose $(profile) $(with))
 
 data: .venv/ready        # the photographs lie in the repository's own store: no network
 	@dvc pull --quiet data.dvc

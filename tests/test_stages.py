@@ -1,6 +1,7 @@
 "Parameters and pipeline: profiles are alike, every row can be read, every notebook has its stage."
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from srnb import params
+from srnb.data import photos
 from srnb.pipeline import run
 from srnb.params import EusrRow, GeneratorRow, PredictorRow, RankSetRow, RankerRow, Row
 from srnb.pipeline.stages import MARK, pipeline_text
@@ -112,6 +114,85 @@ def test_entries_of_conf_are_fields_of_their_rows(path):
     values = {k: v for k, v in entries.items() if own(v)}
     kind.read(values, name=path.stem)
     if 'defaults' not in given: assert not differing(kind(), values)
+
+# the papers' own numbers
+
+RECIPES = [   # of the profile paper: where, what, and who says so: P a paper's text, C its authors' code
+    ('pretrain.srresnet', {'photos': 'train', 'patch': 128, 'batch': 16, 'steps': 1_000_000, 'rate': 0.0002,
+                           'betas': [0.9, 0.99], 'schedule': 'restarts', 'halve_at': [250_000, 500_000, 750_000],
+                           'pixel_loss': 'l1', 'size': {'nf': 64, 'blocks': 16}}, 'C train_SRResNet.yml'),
+    ('pretrain.rrdb_psnr', {'patch': 128, 'batch': 16, 'rate': 0.0002, 'schedule': 'halve', 'pixel_loss': 'l1',
+                            'halve_at': [200_000, 400_000, 600_000, 800_000],
+                            'size': {'nf': 64, 'gc': 32, 'blocks': 23}}, 'P ESRGAN 4.1, C for size'),
+    ('gan.esrgan', {'photos': 'other', 'patch': 128, 'batch': 16, 'steps': 400_000, 'rate': 0.0001,
+                    'critic_rate': 0.0001, 'pixel': 0.01, 'schedule': 'halve',
+                    'halve_at': [50_000, 100_000, 200_000, 300_000], 'adversarial': 0.005, 'content': 1},
+     'P ESRGAN 4.1, C BasicSR'),
+    ('gan.esrgan_pirm', {'photos': 'other', 'patch': 128, 'batch': 16, 'pixel': 10, 'adversarial': 0.005},
+     'P ESRGAN 4.5'),
+    ('gan.srgan', {'photos': 'train', 'patch': 296, 'batch': 8, 'pixel': 0, 'content': 1, 'adversarial': 0.005},
+     'P RankSRGAN 4.2 (R8)'),
+    ('rank_dataset.rank', {'photos': 'other', 'patch': 296, 'stride': 200, 'split': 'photograph', 'valid': 0.1,
+                           'most': 200, 'sharpness': 40, 'difference': 0.1}, 'P RankSRGAN 4.1, C (R10, R12, R13)'),
+    ('ranker.ranker_niqe', {'rate': 0.001, 'decay': 0.0001, 'steps': 300_000, 'margin': 0.5, 'schedule': 'halve',
+                            'batch': 32, 'crop': 0, 'halve_at': [100_000, 200_000], 'most': 0, 'clamp': 5},
+     'P RankSRGAN 4.1, C Ranker.json (R3)'),
+    ('ranker.ranker_d1', {'most': 13_500, 'dataset': 'rank'},
+     'P supplement: a tenth of 135,000 that are learned from'),
+    ('ranksrgan.ranksrgan_niqe', {'photos': 'train', 'patch': 296, 'batch': 8, 'steps': 600_000, 'rate': 0.0001,
+                                  'critic_rate': 0.0001, 'rank': 0.03,
+                                  'halve_at': [50_000, 100_000, 200_000, 300_000], 'rank_reduction': 'sum',
+                                  'start': 'srresnet', 'rank_mode': 'eval', 'adversarial': 0.005, 'pixel': 0,
+                                  'ema': 0}, 'P RankSRGAN 4.2, eq. 12'),
+    ('ranksrgan.ranksrgan_m2', {'pixel': 5}, 'P RankSRGAN table 7'),
+    ('pretrain.mr_srgan', {'patch': 96, 'batch': 16, 'turns': 'flip', 'rate': 0.0001, 'steps': 306_000,
+                           'adversarial': 0.001, 'content': 0.006, 'keep': 'ssim'},
+     'P Bi-GANs-ST 4.1: 600 epochs of 8,156'),
+    ('pretrain.wp_srgan_1', {'patch': 96, 'batch': 16, 'turns': 'flip', 'steps': 500_000, 'schedule': 'tenth',
+                             'halve_at': [250_000], 'content': 0}, 'P Bi-GANs-ST 4.1'),
+    ('gan.wp_srgan', {'turns': 'flip', 'steps': 500_000, 'schedule': 'tenth', 'halve_at': [250_000], 'pixel': 0,
+                      'content': 0.006}, 'P Bi-GANs-ST 4.1'),
+    ('pretrain.eusr', {'photos': 'train', 'patch': 192, 'batch': 16, 'scales': [2, 4, 8], 'rate': 0.0001,
+                       'betas': [0.9, 0.999], 'steps': 1_000_000,
+                       'halve_at': [200_000, 400_000, 600_000, 800_000]}, 'P 4PP-EUSR 4.1'),
+    ('scored.eusr_4pp', {'photos': 'scored', 'batch': 2, 'rate': 1e-5, 'critic_rate': 2e-5, 'schedule': 'constant',
+                         'steps': 200_000, 'adversarial': 0.1, 'aesthetic_score': 0.01, 'aesthetic_features': 0.1,
+                         'subjective_score': 0.01, 'subjective_features': 0.1, 'score_alpha': 0.8},
+     'P 4PP-EUSR 4.3, eq. 8'),
+]
+
+
+@pytest.mark.parametrize('where, numbers, source', RECIPES, ids=[where for where, _, _ in RECIPES])
+def test_the_paper_profile_is_the_papers(profiles, where, numbers, source):
+    block, name = where.split('.')
+    row = params.kind_of(block, profiles['paper'][block][name]).read(profiles['paper'][block][name], name=name)
+    assert {entry: getattr(row, entry) for entry in numbers} == numbers, source
+
+
+def test_the_paper_profile_has_the_papers_photographs(profiles):
+    source = profiles['paper']['photos']
+    assert source['train'] == 'div2k' and source['other'] == 'div2k + flickr2k'
+    parts = source['scored'].split(' + ')
+    whole = [part for part in parts if not part.startswith('half ')]
+    assert sorted(parts) == sorted([*whole, *(f'half {part}' for part in whole)])
+    assert 2 * sum(photos.PUBLIC[part].count for part in whole) == 1800                        # P 4PP-EUSR 4.3
+    assert {'set5', 'set14', 'bsd100', 'urban100'} <= profiles['paper']['evaluate']['sets'].keys()
+
+
+def test_metrics_and_ratings_of_people_can_be_asked_for(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    asked = 'profile=paper', 'with=metrics=full ratings=people'
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    subprocess.run(['make', '-s', '-o', '.venv/ready', 'compose', *asked], cwd=copy, check=True,
+                   env=os.environ | {'PATH': path})
+    found = params.current()
+    assert {'ranksrgan_ma', 'ranksrgan_pi'} <= found['ranksrgan'].keys()
+    assert found['rated'] == {'aesthetic': 'predictor_ava', 'subjective': 'predictor_tid2013'}
+    for name, epochs, pictures in ('predictor_ava', 5, 250_000), ('predictor_tid2013', 100, 2_640):   # P 4PP-EUSR 4.2
+        for phase, batch in ('head', 128), ('whole', 32):
+            given = found['predictor'][name][phase]
+            assert given['batch'] == batch and abs(given['steps'] - epochs * pictures / batch) < 1
+    params.compose('mini')
 
 
 # stages
