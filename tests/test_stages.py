@@ -19,7 +19,8 @@ from srnb.pipeline.stages import MARK, pipeline_text
 root = Path(__file__).parents[1]
 paper = sorted(root.glob('nbs/paper/*.ipynb'))
 BY_HAND = {'00_data', '21_watch', '60_sweep', '60_user_study', '61_look', '62_protocols', '63_threshold',
-           '64_contradictions', '65_label_noise', '66_degradations', '67_try'}   # for a person at the desk
+           '64_contradictions', '65_label_noise', '66_degradations', '67_try', '68_equation_9', '68_rank_dataset',
+           '68_ranker_for_rrdb'}   # for a person at the desk
 
 pytestmark = pytest.mark.usefixtures('here')
 
