@@ -60,7 +60,7 @@ publish: .venv/ready     ## 1 s     keep this run in results/ for those who only
 # what the above stand on
 
 compose: .venv/ready
-	$(if $(profile),@python -m srnb.pipeline.run --compose $(profile) $(with))
+	$(if $(profile),@python -m srnb.pipeline.run --compose $(profile) $(with),$(if $(with),$(error with= replaces parts of a profile: name it, profile=mini)))
 
 data: .venv/ready        # the photographs lie in the repository's own store: no network
 	@dvc pull --quiet data.dvc

@@ -7,7 +7,7 @@ __all__ = ['TORCHVISION', 'PYIQA', 'WEIGHTS', 'Error', 'choose', 'root', 'out', 
            'model_path', 'save_model', 'read_state', 'Misfit', 'load_model']
 
 # %% ../nbs/library/00_core.ipynb #f5c0a959
-import contextlib, difflib, errno, importlib.util, json, os, random, tempfile
+import contextlib, difflib, errno, importlib.util, json, os, random, tempfile, threading
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def atomic(path):
     "A temporary path that becomes `path` when the block ends well, and vanishes when it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
+    part = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.part{path.suffix}')
     try:
         yield part
         with open(part, 'rb+') as f: os.fsync(f.fileno())

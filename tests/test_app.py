@@ -387,5 +387,10 @@ def test_a_wheel_enlarges_photographs_in_an_empty_directory(installed, away):
     check_results(away/'out', good)
     p = run('srnb', 'compare', 'mixed/plain.png', 'out/plain.png')
     assert p.returncode == 0 and 'PSNR' in p.stdout, p.stderr
+    for name, level in ('a', 0), ('b', 9):
+        noise = np.random.default_rng(0).integers(0, 200, (112, 120, 3), dtype=np.uint8)
+        Image.fromarray(noise + np.uint8(level)).save(away/f'{name}.png')
+    p = run('srnb', 'compare', 'a.png', 'b.png', '-o', 'both.png')                          # large enough for NIQE
+    assert p.returncode == 0 and 'NIQE' in p.stdout and (away/'both.png').exists(), p.stderr
     p = run('srnb', 'score', 'out/plain.png')
     assert (p.returncode, p.stdout) == (1, '') and "pip install 'srnb[train]'" in p.stderr

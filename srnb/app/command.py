@@ -11,6 +11,7 @@ __all__ = ['COMMANDS', 'upscale_options', 'tile_progress', 'upscale_pictures', '
 import argparse, contextlib, os, sys, time, warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,9 +112,10 @@ def score_pictures(asked: argparse.Namespace) -> int:
             sr, hr = read_scored(path), original_of(path, asked.reference)
             return path, [registry.score(sr, hr, name, asked.protocol).item() for name in metrics]
         except Error as e: return path, e
-    rows, failed = [], 0
+    paths, rows, failed = iter([path for path, _ in named_files(asked.pictures)]), [], 0
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings(action='ignore'):
-        for path, found in ahead(pool, scored, [path for path, _ in named_files(asked.pictures)]):
+        alone = map(scored, islice(paths, 1))                                # it may have to load a model
+        for path, found in chain(alone, ahead(pool, scored, paths)):
             if isinstance(found, Error):
                 failed += 1
                 print(f'failed: {path}: {found}', file=sys.stderr)

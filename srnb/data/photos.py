@@ -73,9 +73,9 @@ def shelves(name: str) -> list[Path]:
 def at_half(path: Path) -> Path:
     "A photograph at half its size, by MATLAB's bicubic: made once, and again where it has changed."
     about = path.stat()
-    folder = path.resolve().parent.as_posix().strip('/').replace('/', '_')
-    made = core.out('halves', folder, f'{path.stem}_half.png')
-    if made.exists() and made.stat().st_mtime >= about.st_mtime: return made
+    what = f'{path.resolve()} {about.st_size} {about.st_mtime_ns}'
+    made = core.out('halves', hashlib.sha256(what.encode()).hexdigest()[:16], f'{path.stem}_half.png')
+    if made.exists(): return made
     x = imresize8(image.multiple(image.read(path), 2) / 255, 1 / 2)
     image.write(made, (x * 255).round().byte())
     return made

@@ -114,12 +114,14 @@ def half(x: Tensor) -> Tensor:
     "MATLAB's half size: eight taps whose weights are whole numbers of 1/256, so that flat areas stay exactly flat."
     return _halve(_halve(x.mT).mT)
 
-IN_LOOPS = {'cpu'}                                               # devices on which the last notebook's loops are sooner
+IN_LOOPS = {'cpu'}                                               # devices on which 09_metrics.kernels is sooner
 
 def steps(x: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
     "MSCN, the half size and a block's sums, as x is best served: the formulas, or the same as loops."
-    if x.device.type not in IN_LOOPS: return lambda v: mscn(v)[0], half, block_sums
-    from srnb.metrics import kernels
+    formulas = lambda v: mscn(v)[0], half, block_sums
+    if x.device.type not in IN_LOOPS: return formulas
+    try: from srnb.metrics import kernels
+    except ModuleNotFoundError: return formulas                        # without `srnb[train]` there is no numba
     return partial(kernels.normal, taps=tuple(TAPS), zero=ZERO), kernels.halved, kernels.sums
 
 def block_features(x: Tensor, block: int = 96) -> Tensor:

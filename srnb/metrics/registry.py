@@ -11,6 +11,7 @@ import os, re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np, pandas as pd, torch
@@ -149,8 +150,10 @@ def score_table(method: str,
                 except Error as e: raise Error(f"{name} of {method}, {of}/{picture}: {e}") from e
             found.append((method, seed, of, picture, name, protocol, value))
         return found
+    images = iter(images)
+    rows = [line for item in islice(images, 1) for line in lines(item)]     # alone: it may have to load a model
     with ThreadPoolExecutor(os.cpu_count()) as pool:                       # the next picture comes while one is scored
-        rows = [line for found in ahead(pool, lines, images) for line in found]
+        rows += [line for found in ahead(pool, lines, images) for line in found]
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 # %% ../../nbs/library/14_metrics.registry.ipynb #a26acaf4

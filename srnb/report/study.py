@@ -188,8 +188,15 @@ def evidence(study: str, scores: pd.DataFrame, asked: list[Question], metric: st
     how = f"{metric.upper()}{' against the original' if OBSERVERS[metric].compares else ''}"
     return given, f'no person has answered: a model observer ({how}), {len(given)} answers'
 
-def witnesses(study: str, scores: pd.DataFrame, asked: list[Question], observers: list[str]) -> dict[str, list[dict]]:
-    "What people answered, or else each of several model observers: caption → answers."
+# %% ../../nbs/library/78_report.study.ipynb #b43e5873
+def witnesses(study: str, scores: pd.DataFrame, asked: list[Question], observers: list[str],
+              most: int = 30) -> dict[str, list[dict]]:
+    "What people answered, or else each model observer whose metric is known, of `most` photographs: caption → answers."
+    keys = {q.key for q in asked}
+    if not any(Question.of(a).key in keys for a in answers(study)):
+        kept = list(dict.fromkeys((q.set, q.image) for q in asked))[:most]              # of all sets: they are shuffled
+        asked = [q for q in asked if (q.set, q.image) in kept]
+        observers = [metric for metric in observers if (scores.metric == metric).any()] or observers
     return {who: given for given, who in (evidence(study, scores, asked, metric) for metric in observers)}
 
 # %% ../../nbs/library/78_report.study.ipynb #109d0525

@@ -136,7 +136,7 @@ def eusr_batches(row: EusrRow, start: int = 0) -> Iterator:
                     "other.")
     if not row.scales: return pairs.batches(row, start)
     return ScalePairs(Arena(core.out('photos', row.photos)), row.patch, row.scale, row.scales, row.seed, start,
-                      batch=row.batch, device=core.device(), round_lr=row.round_lr)
+                      batch=row.batch, device=core.device(), round_lr=row.round_lr, turns=row.turns)
 
 def eusr_update(row: EusrRow, **step) -> GeneratorUpdate:
     "The update that `row` asks for; `step` is what every generator's update takes."
