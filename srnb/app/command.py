@@ -8,10 +8,8 @@ __all__ = ['COMMANDS', 'upscale_options', 'tile_progress', 'upscale_pictures', '
            'export_options', 'export_method', 'serve_options', 'serve_page', 'Command', 'command_line']
 
 # %% ../../nbs/library/94_app.command.ipynb #df1e31e6
-import argparse, contextlib, os, sys, time, warnings
+import argparse, contextlib, sys, time, warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +100,7 @@ def score_pictures(asked: argparse.Namespace) -> int:
     "Print a line of scores for each picture, and their mean; 1 where a picture has none."
     from srnb import stats
     from srnb.app.upscale import named_files
-    from srnb.data.photos import ahead
+    from srnb.data.photos import on_all_cores
     from srnb.metrics import registry
     metrics = {name: registry.metric(name) for name in asked.metric or ['niqe']}
     for name, metric in metrics.items():
@@ -112,10 +110,9 @@ def score_pictures(asked: argparse.Namespace) -> int:
             sr, hr = read_scored(path), original_of(path, asked.reference)
             return path, [registry.score(sr, hr, name, asked.protocol).item() for name in metrics]
         except Error as e: return path, e
-    paths, rows, failed = iter([path for path, _ in named_files(asked.pictures)]), [], 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings(action='ignore'):
-        alone = map(scored, islice(paths, 1))                                # it may have to load a model
-        for path, found in chain(alone, ahead(pool, scored, paths)):
+    paths, rows, failed = [path for path, _ in named_files(asked.pictures)], [], 0
+    with warnings.catch_warnings(action='ignore'):
+        for path, found in on_all_cores(scored, paths):
             if isinstance(found, Error):
                 failed += 1
                 print(f'failed: {path}: {found}', file=sys.stderr)

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['OWN', 'SUFFIXES', 'ETH', 'SNU', 'BSDS', 'PUBLIC', 'CLOSED', 'Public', 'image_files', 'public', 'shelves', 'at_half',
-           'find', 'fetch', 'verify', 'unpack', 'download', 'size', 'ahead', 'layout', 'pack', 'Arena', 'contact_sheet']
+           'find', 'fetch', 'verify', 'unpack', 'download', 'size', 'ahead', 'on_all_cores', 'layout', 'pack', 'Arena',
+           'contact_sheet']
 
 # %% ../../nbs/library/05_data.photos.ipynb #8a5122bf
 import fnmatch, hashlib, os, shutil, tarfile, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -222,6 +224,12 @@ def ahead(pool, work, items, depth: int = 8):
         waiting.append(pool.submit(work, item))
         if len(waiting) == depth: yield waiting.pop(0).result()
     for one in waiting: yield one.result()
+
+def on_all_cores(work, items):
+    "`map` by a thread a core; the first item alone, which may have to load what all need."
+    items = iter(items)
+    for first in islice(items, 1): yield work(first)
+    with ThreadPoolExecutor(os.cpu_count()) as pool: yield from ahead(pool, work, items)
 
 # %% ../../nbs/library/05_data.photos.ipynb #484287f0
 def layout(paths, multiple: int = 1, least: int = 0) -> pd.DataFrame:

@@ -7,11 +7,9 @@ __all__ = ['PLANES', 'METRICS', 'SCORE_COLUMNS', 'parse', 'Metric', 'niqe_block'
            'average_scores', 'score_patches', 'patch_labels', 'lower_is_better']
 
 # %% ../../nbs/library/14_metrics.registry.ipynb #359d5ed8
-import os, re
+import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np, pandas as pd, torch
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from .. import core, stats
 from ..data import image
-from ..data.photos import ahead
+from ..data.photos import on_all_cores
 from . import fidelity, ma, niqe, niqe_fast
 from ..core import Error, choose
 
@@ -150,10 +148,7 @@ def score_table(method: str,
                 except Error as e: raise Error(f"{name} of {method}, {of}/{picture}: {e}") from e
             found.append((method, seed, of, picture, name, protocol, value))
         return found
-    images = iter(images)
-    rows = [line for item in islice(images, 1) for line in lines(item)]     # alone: it may have to load a model
-    with ThreadPoolExecutor(os.cpu_count()) as pool:                       # the next picture comes while one is scored
-        rows += [line for found in ahead(pool, lines, images) for line in found]
+    rows = [line for found in on_all_cores(lines, images) for line in found]
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 # %% ../../nbs/library/14_metrics.registry.ipynb #a26acaf4

@@ -136,7 +136,6 @@ def execute_all(stems: list[str], given: dict = {}) -> list[Path]:
     with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(timed, stems))
 
 # %% ../../nbs/library/84_pipeline.run.ipynb #100e7b02
-@lru_cache(None)
 def digest(source: str) -> str:
     "Sixteen digits for what `source` does."
     try: tree = ast.parse(source)

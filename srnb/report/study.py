@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBSERVERS', 'Question', 'questions', 'answers_path', 'answers', 'keep_answer', 'Session', 'choices', 'strengths',
-           'draws', 'interval', 'preferred', 'ranks', 'Taste', 'observer', 'evidence', 'witnesses', 'png', 'Screen']
+           'draws', 'interval', 'preferred', 'ranks', 'Taste', 'observer', 'people', 'evidence', 'witnesses', 'png',
+           'Screen']
 
 # %% ../../nbs/library/78_report.study.ipynb #acc4d720
 import io, json, os, time, zlib
@@ -174,11 +175,14 @@ def observer(scores: pd.DataFrame, asked: list[Question], metric: str = 'ssim') 
         found.append({'rater': f'model observer ({metric})', **q._asdict(), 'order': order})
     return found
 
+def people(study: str, asked: list[Question]) -> list[dict]:
+    "What persons have answered to some questions."
+    keys = {q.key for q in asked}
+    return [a for a in answers(study) if Question.of(a).key in keys]
+
 def evidence(study: str, scores: pd.DataFrame, asked: list[Question], metric: str = 'ssim') -> tuple[list[dict], str]:
     "Answers of people, or else of the model observer, and who answered, as a caption says it."
-    keys = {q.key for q in asked}
-    given = [a for a in answers(study) if Question.of(a).key in keys]
-    if given:
+    if given := people(study, asked):
         raters = len({a['rater'] for a in given})
         return given, f"{raters} rater{'s' * (raters > 1)}, {len(given)} answers"
     given = observer(scores, asked, metric)
@@ -192,8 +196,7 @@ def evidence(study: str, scores: pd.DataFrame, asked: list[Question], metric: st
 def witnesses(study: str, scores: pd.DataFrame, asked: list[Question], observers: list[str],
               most: int = 30) -> dict[str, list[dict]]:
     "What people answered, or else each model observer whose metric is known, of `most` photographs: caption → answers."
-    keys = {q.key for q in asked}
-    if not any(Question.of(a).key in keys for a in answers(study)):
+    if not people(study, asked):
         kept = list(dict.fromkeys((q.set, q.image) for q in asked))[:most]              # of all sets: they are shuffled
         asked = [q for q in asked if (q.set, q.image) in kept]
         observers = [metric for metric in observers if (scores.metric == metric).any()] or observers
