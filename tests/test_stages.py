@@ -249,6 +249,16 @@ def test_what_figures_and_tables_read_is_not_listed_by_hand(stages):
     assert {*marked} == late - {'verdicts'}                    # which asks whatever has been scored, folder by folder
 
 
+def test_fingerprints_read_each_module_once(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    read, digest = [], run.digest
+    monkeypatch.setattr(run, 'digest', lambda source: read.append(source) or digest(source))
+    run.write_code()
+    modules = {p.read_text(encoding='utf-8') for p in copy.glob('srnb/**/*.py')} - {''}
+    twice = {source[:80] for source in modules if read.count(source) > 1}
+    assert modules & {*read} and not twice, f'read more than once: {twice}'
+
+
 def test_training_depends_on_no_plot():
     used = {line.split()[0] for line in run.fingerprint('20_train_sr').splitlines()}
     assert not [name for name in used if name.startswith(('srnb.report.', 'srnb.pipeline.'))]
