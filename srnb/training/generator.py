@@ -78,8 +78,9 @@ class GeneratorUpdate(Update):
         "Move the running mean of the weights, where there is one."
         if 'ema' not in self.nets: return
         ema = self.nets['ema']
-        for a, b in zip(ema.parameters(), self.net.parameters()): a.lerp_(b, 1 - self.decay)
-        for a, b in zip(ema.buffers(), self.net.buffers()): a.copy_(b)
+        for a, b in zip(ema.state_dict().values(), self.net.state_dict().values()):
+            if a.is_floating_point(): a.lerp_(b, 1 - self.decay)            # batch norm's running statistics, too
+            else: a.copy_(b)
 
     @property
     def result(self) -> nn.Module: return self.nets.get('ema', self.net)
