@@ -160,6 +160,19 @@ RECIPES = [   # of the profile paper: where, what, and who says so: P a paper's 
                          'steps': 200_000, 'adversarial': 0.1, 'aesthetic_score': 0.01, 'aesthetic_features': 0.1,
                          'subjective_score': 0.01, 'subjective_features': 0.1, 'score_alpha': 0.8},
      'P 4PP-EUSR 4.3, eq. 8'),
+    ('pretrain.edsr', {'patch': 192, 'batch': 16, 'steps': 300_000, 'rate': 0.0001, 'schedule': 'halve',
+                       'halve_at': [200_000], 'pixel_loss': 'l1', 'size': {'nf': 256, 'blocks': 32}},
+     'P EDSR 4.2, C for steps'),
+    ('pretrain.mdsr', {'scales': [2, 3, 4], 'size': {'nf': 64, 'blocks': 80}}, 'P EDSR table 1'),
+    ('pretrain.rcan', {'size': {'nf': 64, 'groups': 10, 'blocks': 20, 'reduction': 16}}, 'P RCAN 4.1'),
+    ('gan.enhancenet', {'start': 'enhancenet_e', 'content': 0.4, 'content_loss': 'mse', 'content_relative': True,
+                        'features': 'vgg19_pools', 'texture': 0.2, 'texture_features': 'vgg19_textures',
+                        'adversarial': 2, 'pixel': 0}, 'P EnhanceNet 5.3, its supplement table 2'),
+    ('gan.cx', {'contextual': 0.1, 'contextual_features': 'vgg19_34', 'pixel': 10, 'pixel_loss': 'low',
+                'adversarial': 0.001, 'content': 0}, 'P CX 4.1'),
+    ('gan.srgan_vgg22', {'content': 0.006, 'content_loss': 'mse', 'features': 'vgg19_22', 'adversarial': 0.001},
+     'P SRGAN 2.2'),
+    ('gan.srgan_mse', {'pixel_loss': 'mse', 'pixel': 1, 'content': 0, 'adversarial': 0.001}, 'P SRGAN 2.2'),
 ]
 
 

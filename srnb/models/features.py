@@ -15,9 +15,11 @@ from .. import core
 # %% ../../nbs/library/29_models.features.ipynb #6eeab0ee
 class Features(nn.Module):
     "Frozen maps of `net` at the listed children, of RGB 0…1 normalised by `mean` and `std` (0…1 each)."
-    def __init__(self, net: nn.Sequential, at: tuple[int, ...], mean, std, bgr: bool = False):
+    def __init__(self, net: nn.Sequential, at: tuple[int, ...], mean, std, bgr: bool = False,
+                 shares: tuple[float, ...] = ()):       # what each map counts in a loss; 1 if not said
         super().__init__()
         self.net, self.at, self.bgr = net[:max(at) + 1], at, bgr
+        self.shares = shares or (1.,) * len(at)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1))
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1))
         self.eval().requires_grad_(False)
@@ -80,27 +82,31 @@ class Expanded(Features):
     def forward(self, x: Tensor) -> list[Tensor]:
         return [self.act(c(m)) for c, m in zip(self.convs, super().forward(x))]
 
-def lite0_features(act: nn.Module | None = None) -> Features:
+def lite0_features(act: nn.Module | None = None, at: tuple[int, ...] = (3, 4, 6)) -> Features:
     "The maps of EfficientNet-Lite0 at strides 4, 8 and 16; with `act`, what the convolutions after them make of them."
     net = fold_batch_norm(efficientnet_lite0())
-    maps = Features(nn.Sequential(net.conv_stem, net.bn1, *net.blocks.children()), (3, 4, 6), **IMAGENET)
+    maps = Features(nn.Sequential(net.conv_stem, net.bn1, *net.blocks.children()), at, **IMAGENET)
     return Expanded(maps, [net.blocks[i][0].conv_pw for i in (2, 3, 5)], act) if act else maps
 
 # %% ../../nbs/library/29_models.features.ipynb #0cddeeba
-def vgg_features(layout: str, file: str, at: int, **normal) -> Features:
-    "The map of a VGG network at child `at`, with the weights of `file`."
+def vgg_features(layout: str, file: str, *at: int, **more) -> Features:
+    "The maps of a VGG network at the children `at`, with the weights of `file`."
     state = core.read_state(core.weights(file))
     net = vgg(layout)
     net.load_state_dict({k.removeprefix('features.'): v.float() for k, v in state.items() if 'classifier' not in k})
-    return Features(net, (at,), **normal)
+    return Features(net, at, **more)
 
 FEATURES = {
     'vgg19_54':           lambda: vgg_features(VGG19, 'vgg19', 34, **IMAGENET),
     'vgg19_54_relu':      lambda: vgg_features(VGG19, 'vgg19', 35, **IMAGENET),
     'vgg19_22':           lambda: vgg_features(VGG19, 'vgg19', 7, **IMAGENET),
+    'vgg19_pools':        lambda: vgg_features(VGG19, 'vgg19', 9, 36, **IMAGENET, shares=(1, 0.1)),
+    'vgg19_textures':     lambda: vgg_features(VGG19, 'vgg19', 1, 6, 11, **IMAGENET, shares=(0.3, 1, 1)),
+    'vgg19_34':           lambda: vgg_features(VGG19, 'vgg19', 17, **IMAGENET),
     'vgg16_53':           lambda: vgg_features(VGG16, 'vgg16', 28, **CAFFE),
     'vgg16_53_relu':      lambda: vgg_features(VGG16, 'vgg16', 29, **CAFFE),
     'efficientnet_lite0': lite0_features,
+    'efficientnet_lite0_early':  lambda: lite0_features(at=(3,)),
     'efficientnet_lite0_before': lambda: lite0_features(nn.Identity()),
     'efficientnet_lite0_after':  lambda: lite0_features(nn.ReLU6()),
 }

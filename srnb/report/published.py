@@ -38,7 +38,7 @@ OF_NETWORKS = 'srocc', 'distance', 'parameters_k', 'parameters_m', 'patches_k'  
 # %% ../../nbs/library/72_report.published.ipynb #e0eb2910
 METHOD_NAMES = {  # paper: {name in its tables: ours}
     'ranksrgan': {
-        'Bicubic': 'bicubic', 'SRResNet': 'srresnet', 'SRGAN': 'srgan', 'ESRGAN': 'esrgan_pirm',
+        'Bicubic': 'bicubic', 'FSRCNN': 'fsrcnn', 'SRResNet': 'srresnet', 'SRGAN': 'srgan', 'ESRGAN': 'esrgan_pirm',
         'RankSRGAN': 'ranksrgan_niqe', 'RankSRGAN (ours)': 'ranksrgan_niqe', 'RankSRGAN-HR': 'ranksrgan_hr',
         'RankSRGAN_N': 'ranksrgan_niqe', 'RankSRGAN_M': 'ranksrgan_ma', 'RankSRGAN_PI': 'ranksrgan_pi',
         'RankSRGAN-Re_N': 'ranksrgan_re_niqe', 'RankSRGAN-Re_M': 'ranksrgan_re_ma',
@@ -49,11 +49,14 @@ METHOD_NAMES = {  # paper: {name in its tables: ours}
         'RankSRGAN-R-D1': 'ranksrgan_d1', 'RankSRGAN-R-D2': 'ranksrgan_niqe',
         'VGG-8': 'ranker_vgg8', 'VGG-12 (Ours)': 'ranker_niqe', 'VGG-16': 'ranker_vgg16'},
     'bigans': {
-        'Bicubic': 'bicubic_tf1', 'First stage': 'wp_srgan_1', 'Second stage': 'wp_srgan',
+        'Bicubic': 'bicubic_tf1', 'EDSR': 'edsr', 'EnhanceNet': 'enhancenet',
+        'First stage': 'wp_srgan_1', 'Second stage': 'wp_srgan',
         'MR-SRGAN': 'mr_srgan', 'MR-SRGAN (ours)': 'mr_srgan', 'WP-SRGAN': 'wp_srgan', 'WP-SRGAN (ours)': 'wp_srgan',
         'Bi-GANs-ST': 'bigans_st', 'Bi-GANs-ST (ours)': 'bigans_st'},
     'eusr': {
         'Bicubic': 'bicubic_float', 'SRResNet-MSE': 'srresnet_ledig', 'SRGAN-VGG54': 'srgan_ledig',
+        'SRResNet-VGG22': 'srresnet_vgg22', 'SRGAN-MSE': 'srgan_mse', 'SRGAN-VGG22': 'srgan_vgg22', 'CX': 'cx',
+        'EDSR': 'edsr_plus', 'MDSR': 'mdsr_plus',         # self-ensembles: their PSNR is that of EDSR+ and MDSR+
         'EUSR': 'eusr', '4PP-EUSR (Ours)': 'eusr_4pp',
         'x4': 'eusr_4pp', 'x2-x2': 'eusr_4pp_x2x2', 'x8-downscale': 'eusr_4pp_x8down',
         'With all losses': 'eusr_4pp', 'Without l_r': 'eusr_4pp_no_r', 'Without l_g': 'eusr_4pp_no_g',

@@ -40,9 +40,7 @@ def unavailable(cell, ours: pd.DataFrame) -> str:
     "Why a published cell has no number of ours; `ours` is indexed by method, set and metric."
     at = {'method': cell.method, 'set': cell.set, 'metric': cell.metric}
     missing = [f'{name} {value}' for name, value in at.items() if value not in ours.index.get_level_values(name)]
-    reason = f"not available: {', '.join(missing) or 'this combination'}"
-    quoted = cell.method in [*cell.row.split('/'), *cell.column.split('/')]  # kept its printed name: no row of ours
-    return f'{reason}; the published number is quoted' if quoted else reason
+    return f"not available: {', '.join(missing) or 'this combination'}"
 
 def beside(ours: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     "Each published cell with our value, difference and interval, or with the reason why there is none."
