@@ -136,6 +136,7 @@ def prepare(deterministic: bool = True,
     "Set torch's switches for repeatable or for fast runs; 0 threads are torch's own choice."
     if threads and world()[1] == 1: torch.set_num_threads(threads)
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode('error' if deterministic else 'default')     # needs no import of the compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False     # type: ignore[attr-defined]  # time for nothing
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
