@@ -124,7 +124,7 @@ class NetworkRow(LearningRow):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRow(NetworkRow):
-    "A generator's terms and their weights: what makes SRResNet, SRGAN, ESRGAN, Bi-GANs-ST and RankSRGAN differ."
+    "A generator's terms and their weights: what makes SRGAN, EnhanceNet, CX, ESRGAN, Bi-GANs-ST and RankSRGAN differ."
     degrade: dict = entry({}, 'low resolution as it is found: ranges of {blur: [0, 1.5], noise: [0, 5], '
                               'jpeg: [60, 95]}, in px, grey levels and quality; none in the papers')
     pixel: float = entry(0., 'weight of the pixel loss')

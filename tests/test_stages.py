@@ -168,11 +168,12 @@ RECIPES = [   # of the profile paper: where, what, and who says so: P a paper's 
     ('gan.enhancenet', {'start': 'enhancenet_e', 'content': 0.4, 'content_loss': 'mse', 'content_relative': True,
                         'features': 'vgg19_pools', 'texture': 0.2, 'texture_features': 'vgg19_textures',
                         'adversarial': 2, 'pixel': 0}, 'P EnhanceNet 5.3, its supplement table 2'),
-    ('gan.cx', {'contextual': 0.1, 'contextual_features': 'vgg19_34', 'pixel': 10, 'pixel_loss': 'low',
-                'adversarial': 0.001, 'content': 0}, 'P CX 4.1'),
-    ('gan.srgan_vgg22', {'content': 0.006, 'content_loss': 'mse', 'features': 'vgg19_22', 'adversarial': 0.001},
-     'P SRGAN 2.2'),
-    ('gan.srgan_mse', {'pixel_loss': 'mse', 'pixel': 1, 'content': 0, 'adversarial': 0.001}, 'P SRGAN 2.2'),
+    ('gan.cx', {'contextual': 0.1, 'contextual_features': 'vgg19_34', 'pixel': 40, 'pixel_loss': 'low',
+                'adversarial': 0.001, 'content': 0}, 'P CX 4.1: 10, of pictures in -1...1'),
+    ('gan.srgan_vgg22', {'content': 0.006, 'content_loss': 'mse', 'features': 'vgg19_22_relu',
+                         'adversarial': 0.001, 'start': 'srresnet'}, 'P SRGAN 2.2, 3.2'),
+    ('gan.srgan_mse', {'pixel_loss': 'mse', 'pixel': 4, 'content': 0, 'adversarial': 0.001},
+     'P SRGAN 2.2, 3.2: 1, of pictures in -1...1'),
 ]
 
 

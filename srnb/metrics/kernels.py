@@ -6,7 +6,7 @@
 __all__ = ['LEAST', 'WORTH', 'normal', 'halved', 'sums']
 
 # %% ../../nbs/library/09_metrics.kernels.ipynb #10b68e02
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np, torch
 from numba import njit
@@ -108,13 +108,11 @@ WORTH = 2**17       # values for which a thread more is sooner
 def _each(loop, *args) -> None:
     "`loop` over planes, some on each of torch's threads; a plane is computed by itself, so its bytes stay the same."
     planes = next(a for a in args if isinstance(a, np.ndarray))
-    parts = min(torch.get_num_threads(), len(planes), max(planes.size // WORTH, 1))
+    parts = max(min(torch.get_num_threads(), len(planes), planes.size // WORTH), 1)
     edges = [k * len(planes) // parts for k in range(parts + 1)]
     def some(first, last): loop(*[a[first:last] if isinstance(a, np.ndarray) else a for a in args])
-    others = [Thread(target=some, args=ends) for ends in zip(edges[1:], edges[2:])]
-    for thread in others: thread.start()
-    some(*edges[:2])
-    for thread in others: thread.join()
+    if parts == 1: return some(*edges)
+    with ThreadPoolExecutor(parts) as pool: list(pool.map(some, edges, edges[1:]))
 
 class _Normalise(Function):
     @staticmethod

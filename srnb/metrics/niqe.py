@@ -207,7 +207,7 @@ def niqe(x: Tensor,                            # (n, 3, h, w) RGB or (n, 1, h, w
     "NIQE of each image, lower is better: (n, 3, h, w) → (n,) float64, differentiable, on the device of `x`."
     check_batch(x)
     check_blocks(x, crop, block)
-    pixels = 2**20 if x.device.type == 'cpu' else 2**24                   # a CPU's cache holds few, a GPU wants many
+    pixels = 2**20 if x.device.type == 'cpu' else 2**24                   # in turn: memory is bounded
     at_once = max(1, pixels // x[0, 0].numel())
     f = torch.cat([block_features(niqe_plane(v, crop, space), block) for v in x.split(at_once)])
     return check_defined(model_distance(f, model or published_pristine()), undefined)

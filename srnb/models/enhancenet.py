@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Error
-from ..data.resize import imresize
-from .layers import ResBlock, conv
+from .layers import ResBlock, conv, enlarged
 
 # %% ../../nbs/library/20_models.enhancenet.ipynb #c597040b
 class EnhanceNet(nn.Module):
@@ -28,7 +27,7 @@ class EnhanceNet(nn.Module):
         up = [m for _ in range(twice) for m in (nn.Upsample(scale_factor=2), *layer())]
         self.tail = nn.Sequential(*up, *layer(), conv(nf, 3))
 
-    def forward(self, lr: Tensor) -> Tensor: return imresize(lr, self.scale) + self.tail(self.body(lr))
+    def forward(self, lr: Tensor) -> Tensor: return enlarged(lr, self.scale) + self.tail(self.body(lr))
 
     @torch.no_grad()
     def pass_through(self, rest: float = 0.1) -> None:

@@ -76,7 +76,8 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
 class Expanded(Features):
     "The maps of EfficientNet-Lite0 after the 1×1 convolution that comes next, before or after its activation."
     def __init__(self, before: Features, convs: list[nn.Module], act: nn.Module):
-        super().__init__(before.net, before.at, before.mean.flatten().tolist(), before.std.flatten().tolist())
+        normal = before.mean.flatten().tolist(), before.std.flatten().tolist()
+        super().__init__(before.net, before.at, *normal, before.bgr, before.shares)
         self.convs, self.act = nn.ModuleList(convs).requires_grad_(False), act
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -99,7 +100,7 @@ def vgg_features(layout: str, file: str, *at: int, **more) -> Features:
 FEATURES = {
     'vgg19_54':           lambda: vgg_features(VGG19, 'vgg19', 34, **IMAGENET),
     'vgg19_54_relu':      lambda: vgg_features(VGG19, 'vgg19', 35, **IMAGENET),
-    'vgg19_22':           lambda: vgg_features(VGG19, 'vgg19', 7, **IMAGENET),
+    'vgg19_22_relu':      lambda: vgg_features(VGG19, 'vgg19', 8, **IMAGENET),
     'vgg19_pools':        lambda: vgg_features(VGG19, 'vgg19', 9, 36, **IMAGENET, shares=(1, 0.1)),
     'vgg19_textures':     lambda: vgg_features(VGG19, 'vgg19', 1, 6, 11, **IMAGENET, shares=(0.3, 1, 1)),
     'vgg19_34':           lambda: vgg_features(VGG19, 'vgg19', 17, **IMAGENET),

@@ -9,8 +9,8 @@ __all__ = ['SRCNN', 'FSRCNN']
 import torch
 from torch import Tensor, nn
 
-from ..data.resize import imresize
-from .layers import conv
+from ..core import Error
+from .layers import conv, enlarged
 
 # %% ../../nbs/library/17_models.srcnn.ipynb #dd2f0e2a
 class SRCNN(nn.Module):
@@ -22,7 +22,7 @@ class SRCNN(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         first, second, last = self.convs
-        x = imresize(lr, self.scale)                # (n, 3, scale·h, scale·w)
+        x = enlarged(lr, self.scale)                # (n, 3, scale·h, scale·w)
         return last(second(first(x).relu()).relu())
 
     @torch.no_grad()
@@ -43,6 +43,7 @@ class FSRCNN(nn.Module):
         mapping = [conv(shrunk, shrunk) for _ in range(maps)]
         layers = [conv(channels, nf, 5), conv(nf, shrunk, 1), *mapping, conv(shrunk, nf, 1)]
         self.body = nn.Sequential(*[m for layer in layers for m in (layer, nn.PReLU(layer.out_channels))])
+        if scale not in (2, 3, 4): raise Error(f"FSRCNN's nine taps enlarge by 2, 3 or 4, not by {scale}.")
         left = (9 - scale) // 2 + 1                 # taps that are cut, so that a pixel lands amid its own square
         self.up = nn.ConvTranspose2d(nf, channels, 9, scale, left, output_padding=scale + 2 * left - 9)
 

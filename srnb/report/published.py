@@ -56,7 +56,7 @@ METHOD_NAMES = {  # paper: {name in its tables: ours}
     'eusr': {
         'Bicubic': 'bicubic_float', 'SRResNet-MSE': 'srresnet_ledig', 'SRGAN-VGG54': 'srgan_ledig',
         'SRResNet-VGG22': 'srresnet_vgg22', 'SRGAN-MSE': 'srgan_mse', 'SRGAN-VGG22': 'srgan_vgg22', 'CX': 'cx',
-        'EDSR': 'edsr_plus', 'MDSR': 'mdsr_plus',         # self-ensembles: their PSNR is that of EDSR+ and MDSR+
+        'EDSR': 'edsr_plus', 'MDSR': 'mdsr_plus',         # self-ensembles, as their PSNR says (MDSR's on two sets)
         'EUSR': 'eusr', '4PP-EUSR (Ours)': 'eusr_4pp',
         'x4': 'eusr_4pp', 'x2-x2': 'eusr_4pp_x2x2', 'x8-downscale': 'eusr_4pp_x8down',
         'With all losses': 'eusr_4pp', 'Without l_r': 'eusr_4pp_no_r', 'Without l_g': 'eusr_4pp_no_g',

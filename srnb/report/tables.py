@@ -105,7 +105,8 @@ def caption(table: pd.DataFrame, metrics=None) -> str:
     if len(protocols):
         named = '; '.join(f'{metric.upper()} {protocol}' for metric, protocol in protocols.items())
         words.append(f'Protocols: {named}. {INTERVALS}')
-    features = {rows[m]['features'] for m in methods if m in rows and rows[m].get('content')}
+    seen = {'content': 'features', 'texture': 'texture_features', 'contextual': 'contextual_features'}
+    features = {rows[m][entry] for m in methods if m in rows for term, entry in seen.items() if rows[m].get(term)}
     features = {f for f in features if not f.startswith('vgg19')}
     if features: words.append(f"Content features: {', '.join(sorted(features))} in place of VGG19.")
     if {*methods} & {*published.STAND_INS.values()}: words.append("PIQE takes Ma's place.")

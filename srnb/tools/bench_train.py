@@ -92,9 +92,9 @@ def pieces(update: GeneratorUpdate, lr: Tensor, hr: Tensor) -> dict[str, Callabl
         with update.precision(): loss = judge()
         descend('critic', loss)
     found = {'generator': generator}
+    looked = {'content': 'features', 'rank': 'ranker', 'texture': 'texture', 'contextual': 'contextual'}
     for term in update.terms:
-        if term.name == 'content': found['features'] = of_term(term.loss)
-        if term.name == 'rank': found['ranker'] = of_term(term.loss)
+        if term.name in looked: found[looked[term.name]] = of_term(term.loss)
     if update.critic: found['critic'] = critic
     return found
 

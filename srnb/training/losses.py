@@ -95,9 +95,9 @@ class Contextual(nn.Module):
 
     def found(self, x: Tensor, y: Tensor) -> Tensor:
         "How much of `y` is in `x`, 0…1: (n, c, h, w) each → (n,)."
-        centre = y.mean((2, 3), keepdim=True)
-        x, y = (F.normalize(z - centre, dim=1).flatten(2) for z in (x, y))
-        distance = 1 - x.transpose(1, 2) @ y                        # (n, places of x, places of y)
+        centre = y.float().mean((2, 3), keepdim=True)
+        x, y = (F.normalize(z.float() - centre, dim=1).flatten(2) for z in (x, y))
+        with torch.autocast(x.device.type, enabled=False): distance = 1 - x.transpose(1, 2) @ y     # places of x, of y
         nearest = distance.amin(2, keepdim=True).clamp(min=0) + 1e-5
         share = ((1 - distance / nearest) / self.bandwidth).softmax(2)
         return share.amax(1).mean(1)
@@ -178,7 +178,8 @@ def low_pass(x: Tensor, sigma: float) -> Tensor:
 
 def low_mse(sr: Tensor, hr: Tensor) -> Tensor:
     "Squared difference of what a Gaussian of 3 px leaves of both: what keeps CX's pictures in place."
-    return F.mse_loss(low_pass(sr, 3.), low_pass(hr, 3.))
+    with torch.autocast(sr.device.type, enabled=False):                # what is left of a difference is small
+        return F.mse_loss(low_pass(sr.float(), 3.), low_pass(hr.float(), 3.))
 
 PIXEL_LOSSES = DISTANCES | {'low': low_mse}
 

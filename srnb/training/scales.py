@@ -132,7 +132,7 @@ class ScaleUpdate(GeneratorUpdate):
 def eusr_batches(row: EusrRow, start: int = 0) -> Iterator:
     "The batches that `row` asks for."
     if row.degrade:
-        raise Error(f"row '{row.name}' has `degrade`, which rows of 4PP-EUSR cannot: their scales are made of each "
+        raise Error(f"row '{row.name}' has `degrade`, which networks of several scales cannot: these are made of each "
                     "other.")
     if not row.scales: return pairs.batches(row, start)
     return ScalePairs(Arena(core.out('photos', row.photos)), row.patch, row.scale, row.scales, row.seed, start,
