@@ -12,7 +12,7 @@ import pandas as pd, torch
 from torch import Tensor, nn
 
 from ..core import choose
-from ..params import LearningRow
+from ..params import SCHEDULES, LearningRow
 from .checkpoints import Checkpoints, set_rng_state
 from .log import Log
 from .processes import average_gradients, broadcast, shard, world
@@ -30,7 +30,7 @@ FLOOR = 5e-4                    # of the rate, where a cosine restarts: 1e-7 of 
 
 def schedule(kind: str = 'constant', steps: int = 0, warmup: int = 0, at=()):
     "step → factor of the rate."
-    choose(kind, ('constant', 'halve', 'tenth', 'cosine', 'restarts'), 'schedule')
+    choose(kind, SCHEDULES, 'schedule')
     ends = *at, steps
     def shape(step: int) -> float:
         passed = sum(step > s for s in at)
