@@ -17,12 +17,12 @@ help:                    ## this list
 # run
 
 repro: compose data      ## 25 min  from photographs to RankSRGAN and its first table, in out/ (profile=tiny: 2 min)
-	dvc repro $(core)
+	python -m srnb.pipeline.repro $(core)
 	@python -m srnb.report.compare || true
 	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
 all: compose data        ## 4 h     every network, figure, table and verdict (profile=tiny: 13 min)
-	dvc repro
+	python -m srnb.pipeline.repro
 	@python -m srnb.report.compare || true
 
 paper: compose data      ## 5 s     the papers' figures and tables with their state; item=ranksrgan_table_4 makes one and what it needs

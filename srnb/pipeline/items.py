@@ -160,7 +160,7 @@ def make_item(item: str, dry: bool = False) -> str:
     stem, known = notebook_of(item), pipeline()
     asked = needs(stem, known)
     if dry: return '\n'.join([*waiting(asked, known, stale()), stem])
-    if asked and subprocess.run([sys.executable, '-m', 'dvc', 'repro', *asked], cwd=core.root()).returncode:
+    if asked and subprocess.run([sys.executable, '-m', 'srnb.pipeline.repro', *asked], cwd=core.root()).returncode:
         raise Error(f"{item} needs {', '.join(asked)}, and one of them failed: see above; "
                     "`dvc repro <name>` runs it alone.")
     run.execute(stem)
