@@ -342,7 +342,7 @@ def test_low_resolution_is_degraded_where_a_row_says_so(repository):
     assert torch.equal(next(methods.RECIPES[GeneratorRow].batches(spoiled))[0], noisy)
     with pytest.raises(Error, match='unknown defect'):
         methods.RECIPES[GeneratorRow].batches(replace(asked, degrade={'rain': [0, 1]}))
-    with pytest.raises(Error, match='rows of 4PP-EUSR cannot'):
+    with pytest.raises(Error, match='networks of several scales cannot'):
         methods.RECIPES[EusrRow].batches(EusrRow(patch=32, batch=2, passes=['x4'], degrade={'noise': [8, 8]}))
 
 @pytest.mark.parametrize('kind, more', [
