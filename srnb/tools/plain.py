@@ -34,6 +34,9 @@ from . import pack
 from ..training import checkpoints, learn, loop, methods
 from ..training.log import peak_memory
 
+with contextlib.suppress(ModuleNotFoundError):      # else the first NIQE loads it, and marks of before do not fit
+    import srnb.metrics.kernels  # noqa: F401
+
 # %% ../../nbs/library/99_tools.plain.ipynb #2c4c4930
 class PlainStage(NamedTuple):
     "One thing to make."
