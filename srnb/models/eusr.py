@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..core import Error
-from .edsr import WideBlock
+from .edsr import OfScales, WideBlock
 from .layers import ResBlock, conv
 
 # %% ../../nbs/library/26_models.eusr.ipynb #b95ac6ac
@@ -40,8 +39,10 @@ class EnhancedUpscale(nn.Module):
 DIV2K_MEAN = 114.4 / 255, 111.5 / 255, 103.0 / 255          # of its RGB, from the authors' code
 EUSR_SCALES = 2, 4, 8
 
-class EUSR(nn.Module):
+class EUSR(OfScales):
     "Enlarges by 2, 4 and 8; `scale` is what a call without one asks for."
+    scales = EUSR_SCALES
+
     def __init__(self, nf: int = 64, blocks: int = 32, upscale_blocks: int = 1, scale: int = 4):
         super().__init__()
         self.path(scale)
@@ -54,12 +55,6 @@ class EUSR(nn.Module):
         for s in EUSR_SCALES:
             steps = [EnhancedUpscale(nf, upscale_blocks) for _ in range(int(math.log2(s)))]
             self.tail[self.path(s)] = nn.Sequential(*steps, conv(nf, 3))
-
-    def path(self, scale: int) -> str:
-        "What the layers of one scale are called."
-        if scale not in EUSR_SCALES:
-            raise Error(f"EUSR enlarges by {', '.join(map(str, EUSR_SCALES))}, not by {scale}.")
-        return f'x{scale}'
 
     def forward(self, lr: Tensor, scale: int = 0) -> Tensor:
         path = self.path(scale or self.scale)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Error
-from .layers import conv, enlarged
+from .layers import conv, enlarged, pass_on
 
 # %% ../../nbs/library/17_models.srcnn.ipynb #dd2f0e2a
 class SRCNN(nn.Module):
@@ -32,8 +32,7 @@ class SRCNN(nn.Module):
             layer.bias.zero_()
             layer.weight.mul_(rest)
             layer.weight[:3] = 0
-            middle = layer.kernel_size[0] // 2
-            for c in range(3): layer.weight[c, c, middle, middle] = 1
+            pass_on(layer)
 
 # %% ../../nbs/library/17_models.srcnn.ipynb #58219e15
 class FSRCNN(nn.Module):
@@ -56,9 +55,7 @@ class FSRCNN(nn.Module):
         for layer in (m for m in self.body if isinstance(m, nn.Conv2d)):
             layer.weight.mul_(rest)
             layer.weight[:3] = 0
-            layer.bias[:3] = 0
-            middle = layer.kernel_size[0] // 2
-            for c in range(3): layer.weight[c, c, middle, middle] = 1
+            pass_on(layer)
         taps = (torch.arange(9.) - left - (scale - 1) / 2).abs()
         triangle = (1 - taps / scale).clamp(min=0)
         self.up.weight.mul_(rest)
