@@ -18,6 +18,13 @@ from srnb import core
 root = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    "With `-n`: the tests of a file share a process; those that look at the pipeline do, too, and begin first."
+    group = {item: 'pipeline' if {'clone', 'chain'} & {*item.fixturenames} else item.path.stem for item in items}
+    for item, name in group.items(): item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: group[item] != 'pipeline')
+
+
 @pytest.fixture
 def here(monkeypatch) -> Path:
     "The repository itself as working directory."
