@@ -37,7 +37,7 @@ lab: data                ## 10 s    JupyterLab at the notebooks, which it keeps 
 
 # check
 
-pytest := python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --durations=10
+pytest := python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 check: .venv/ready       ## 1 min   linter, types, order of the modules, srnb/ in step with its notebooks, notebooks clean
 	ruff check --quiet

@@ -19,10 +19,8 @@ root = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items):
-    "With `-n`: the tests of a file share a process; those that look at the pipeline do, too, and begin first."
-    group = {item: 'pipeline' if {'clone', 'chain'} & {*item.fixturenames} else item.path.stem for item in items}
-    for item, name in group.items(): item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: group[item] != 'pipeline')
+    "The pipeline's tests first: where a file goes to each free process, they take longer than all others together."
+    items.sort(key=lambda item: item.path.stem != 'test_pipeline')
 
 
 @pytest.fixture
