@@ -37,8 +37,6 @@ lab: data                ## 10 s    JupyterLab at the notebooks, which it keeps 
 
 # check
 
-pytest := python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
-
 check: .venv/ready       ## 1 min   linter, types, order of the modules, srnb/ in step with its notebooks, notebooks clean
 	ruff check --quiet
 	mypy
@@ -46,11 +44,11 @@ check: .venv/ready       ## 1 min   linter, types, order of the modules, srnb/ i
 
 test-fast: data          ## 5 min   library notebooks and the quick tests
 	nbdev_test --path nbs/library --n_workers 2
-	$(pytest) -m 'not slow and not browser'
+	python -m pytest -q -m 'not slow and not browser' --durations=10
 
 test: check data         ## 25 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
 	nbdev_test --path nbs/library --n_workers 2
-	$(pytest)
+	python -m pytest -q --durations=10
 
 bench: data              ## 10 min  speed of each part on this machine
 	python -m srnb.tools.bench

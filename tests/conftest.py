@@ -18,11 +18,6 @@ from srnb import core
 root = Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items):
-    "The pipeline's tests first: where a file goes to each free process, they take longer than all others together."
-    items.sort(key=lambda item: item.path.stem != 'test_pipeline')
-
-
 @pytest.fixture
 def here(monkeypatch) -> Path:
     "The repository itself as working directory."
