@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'MANY_SCALES', 'BLOCKS', 'entry', 'Row', 'LearningRow', 'CriticRow', 'RefreshRow', 'NetworkRow',
            'GeneratorRow', 'EusrRow', 'RankSetRow', 'RankerRow', 'PhaseRow', 'PredictorRow', 'PublishedRow',
-           'AssessRow', 'FuseRow', 'current', 'kind_of', 'row', 'compose', 'composed', 'rows', 'names_in', 'ancestors']
+           'AssessRow', 'FuseRow', 'read_params', 'current', 'kind_of', 'row', 'compose', 'composed', 'rows',
+           'names_in', 'ancestors']
 
 # %% ../nbs/library/01_params.ipynb #4149ccf3
 import dataclasses, pickle, re, tempfile
@@ -306,11 +307,15 @@ def _parsed(text: bytes) -> bytes:
     loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)      # libyaml is six times as fast
     return pickle.dumps(yaml.load(text, loader))
 
+def read_params(path: Path) -> dict:
+    "Parameters as a file has them: nobody else's object, so that whoever reads may change it."
+    return pickle.loads(_parsed(path.read_bytes()))
+
 def current() -> dict:
     "All of `params.yaml`."
     path = root()/'params.yaml'
     if not path.exists(): raise Error(f"{path} is missing; `make compose profile=mini` writes it.")
-    return pickle.loads(_parsed(path.read_bytes()))
+    return read_params(path)
 
 def kind_of(block: str, given: dict) -> type[Row]:
     "The kind of row that stands in a block."
@@ -346,7 +351,7 @@ def composed(profile: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         chosen = [f'profile={profile}']
         compose_and_dump(f'{folder}/params.yaml', str(root()/'conf'), None, 'config', str(root()), chosen)
-        return yaml.safe_load(Path(folder, 'params.yaml').read_text())
+        return read_params(Path(folder, 'params.yaml'))
 
 # %% ../nbs/library/01_params.ipynb #859a3e2f
 def rows(params: dict) -> dict[str, dict]:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCORE_SCALES', 'Judgements', 'trivial', 'hits', 'accuracy', 'accuracy_against_order', 'srocc_overall', 'srocc_within',
-           'srocc_across', 'score_range', 'score_distance', 'interval_over_photographs', 'ranker_report',
-           'judgements_of', 'report_of', 'level_means']
+           'srocc_across', 'score_range', 'score_distance', 'beside_trivial', 'ranker_report', 'judgements_of',
+           'report_of', 'level_means']
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ff67e0b9
 import warnings
+from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -35,6 +36,11 @@ class Judgements(NamedTuple):
     def take(self, patches) -> 'Judgements':
         "Some of the patches, by number."
         return self._replace(photograph=self.photograph[patches], score=self.score[patches], label=self.label[patches])
+
+    def among(self, levels: list[str]) -> 'Judgements':
+        "Some of the levels, by name."
+        k = [self.levels.index(level) for level in levels]
+        return self._replace(levels=list(levels), score=self.score[:, k], label=self.label[:, k])
 
     def table(self) -> pd.DataFrame:
         "A line for each patch and level: image, patch, level, score, label."
@@ -107,21 +113,11 @@ def score_distance(judged: Judgements, pair: tuple[int, int], scale: str = 'plai
     return float(np.abs(s[:, pair[0]] - s[:, pair[1]]).mean())
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #9b294452
-def interval_over_photographs(judged: Judgements, *statistics, draws: int = 400, seed: int = 0) -> np.ndarray:
-    "The 95 % interval of each statistic (a function of `Judgements`) over photographs: (statistics, 2)."
-    values = [[f(judged.take(k)) for f in statistics] for k in stats.resamples(judged.photograph, draws, seed)]
-    return np.nanpercentile(values, [2.5, 97.5], axis=0).T
-
-# %% ../../nbs/library/62_ranking.evaluate.ipynb #0b48268b
-def ranker_report(judged: Judgements, means, draws: int = 400, seed: int = 0) -> pd.DataFrame:
+def beside_trivial(judged: Judgements, means,
+                   statistics: dict[str, Callable],     # name: of Judgements
+                   draws: int = 400, seed: int = 0) -> pd.DataFrame:
     """One line a statistic: ranker, trivial ranker (order of the levels' `means`) and their difference,
-    with intervals over photographs."""
-    statistics = {'srocc': srocc_overall, 'srocc within patches': srocc_within, 'srocc across patches': srocc_across,
-                  'accuracy': accuracy}
-    for i, j in judged.pairs():
-        statistics[f'accuracy {judged.levels[i]}, {judged.levels[j]}'] = partial(accuracy, pair=(i, j))
-    statistics['accuracy against the order'] = partial(accuracy_against_order, means=means)
-
+    with 95 % intervals over photographs."""
     def both(judged):
         return np.array([[f(judged), f(trivial(judged, means))] for f in statistics.values()])
     ranker, idle = both(judged).T
@@ -135,6 +131,16 @@ def ranker_report(judged: Judgements, means, draws: int = 400, seed: int = 0) ->
                          'difference': ranker - idle, 'difference_low': difference_low,
                          'difference_high': difference_high, 'patches': len(judged.label),
                          'photographs': len(np.unique(judged.photograph))})
+
+# %% ../../nbs/library/62_ranking.evaluate.ipynb #0b48268b
+def ranker_report(judged: Judgements, means, draws: int = 400, seed: int = 0) -> pd.DataFrame:
+    "Every statistic of a ranker, `beside_trivial`."
+    statistics = {'srocc': srocc_overall, 'srocc within patches': srocc_within, 'srocc across patches': srocc_across,
+                  'accuracy': accuracy}
+    for i, j in judged.pairs():
+        statistics[f'accuracy {judged.levels[i]}, {judged.levels[j]}'] = partial(accuracy, pair=(i, j))
+    statistics['accuracy against the order'] = partial(accuracy_against_order, means=means)
+    return beside_trivial(judged, means, statistics, draws, seed)
 
 # %% ../../nbs/library/62_ranking.evaluate.ipynb #ad493a11
 def _read(ranker: str, path: Path) -> pd.DataFrame:

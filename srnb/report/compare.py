@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np, pandas as pd, yaml
+import numpy as np, pandas as pd
 from scipy.stats import binom, t
 
 from .. import core, params, stats
@@ -255,7 +255,7 @@ def compare(profile: str = '') -> Compared:
     "This run beside results/<profile>; of `params.yaml` unless told."
     profile = profile or params.current()['profile']
     there, here = published_run(profile), core.root()/'out'
-    theirs, ours = yaml.safe_load((there/'params.yaml').read_text()), params.current()
+    theirs, ours = params.read_params(there/'params.yaml'), params.current()
     record = there/'machine.json'
     differ = other_machine(machine(), json.loads(record.read_text())) if record.exists() else None
     means = run_means(there)
