@@ -101,7 +101,7 @@ def execute_here(notebook: str, target: str, given: dict) -> dict:
 # %% ../../nbs/library/83_pipeline.warm.ipynb #3f1b1f7e
 LIBRARIES = ('papermill', 'nbformat', 'IPython.core.interactiveshell', 'matplotlib_inline.backend_inline',
              'numpy', 'pandas', 'pyarrow', 'scipy.stats', 'scipy.linalg', 'matplotlib.pyplot', 'seaborn', 'PIL.Image',
-             'yaml', 'tqdm.auto', 'torch', 'torchvision', 'safetensors.torch', 'numba')
+             'yaml', 'tqdm.auto', 'torch', 'torchvision', 'safetensors.torch', 'timm', 'pyiqa.default_model_configs')
 IDLE = 300.                    # seconds without a request after which it ends
 
 def wait_at(address: str):
@@ -109,6 +109,8 @@ def wait_at(address: str):
     import signal
     for name in LIBRARIES:
         with contextlib.suppress(ImportError): importlib.import_module(name)
+    # numba learns of its 250 sets of types and functions when something is compiled
+    with contextlib.suppress(ImportError): importlib.import_module('numba').njit(lambda: 0)()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)                     # nobody waits for a child
     with socket.socket(socket.AF_UNIX) as door:
         Path(address).unlink(missing_ok=True)
