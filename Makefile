@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help repro all paper book lab check test-fast test bench publish compose data
+.PHONY: help repro all paper book lab check test-fast test test-pipeline test-others bench publish compose data
 
 help:                    ## this list
 	@echo 'Minutes are of two CPU cores; the first command also makes the environment (4 minutes, 7 GB in .venv).'; echo
@@ -47,8 +47,14 @@ test-fast: data          ## 5 min   library notebooks and the quick tests
 	python -m pytest -q -m 'not slow and not browser' --durations=10
 
 test: check data         ## 25 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
-	nbdev_test --path nbs/library --n_workers 2
-	python -m pytest -q --durations=10
+	$(MAKE) --no-print-directory -j2 test-pipeline test-others
+
+test-pipeline test-others: export OMP_WAIT_POLICY := passive    # side by side: a thread that waits leaves its core to the other
+test-pipeline:
+	python -m pytest -q --durations=10 tests/test_pipeline.py
+test-others:
+	nbdev_test --path nbs/library --n_workers 1
+	python -m pytest -q --durations=10 --ignore=tests/test_pipeline.py
 
 bench: data              ## 10 min  speed of each part on this machine
 	python -m srnb.tools.bench

@@ -85,8 +85,8 @@ class Clone:
         "What the runner of notebooks printed."
         return self.sh('python', '-m', 'srnb.pipeline.run', *words)
 
-    def repro(self, *targets, by=('dvc', 'repro')) -> set[str]:
-        "The stages that `dvc repro`, or what `make` calls in its place, ran, `code` aside: that one always runs."
+    def repro(self, *targets, by=('python', '-m', 'srnb.pipeline.repro')) -> set[str]:
+        "The stages that `make` ran, or another command, `code` aside: that one always runs."
         said = self.sh(*by, *targets)
         return {*re.findall(r"^Running stage '(.+)':", said, re.M)} - {'code'}
 
@@ -150,7 +150,7 @@ def peak_memory(folder: Path):
 def chain(clone) -> Clone:
     "The clone after a complete run; `ran` are its stages, `peak` the bytes of memory that they took."
     begun = time.monotonic()
-    with peak_memory(clone.folder) as peak: clone.ran = clone.repro(by=('python', '-m', 'srnb.pipeline.repro'))
+    with peak_memory(clone.folder) as peak: clone.ran = clone.repro()
     clone.peak, = peak
     print(f'tiny: {time.monotonic() - begun:.0f} s, {clone.peak / 1e9:.1f} GB')
     return clone
