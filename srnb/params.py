@@ -225,6 +225,8 @@ class RankerRow(LearningRow):
     size: dict = entry({}, "the network's own arguments: {depth, nf}")
     members: int = entry(1, 'rankers that learn side by side, each for itself; their mean is the score')
     loss: str = entry('rank', 'what it learns', ('rank', 'regression'))
+    compare: str = entry('pair', 'whose order it learns: of the two of each pair, which show one photograph, or of any '
+                         'two of the batch whose labels differ by `gap`', ('pair', 'batch'))
     margin: float = entry(0.5, 'of the ranking loss')
     clamp: float = entry(5., 'of both scores: 0 in the paper, 5 in the code (R2)')
     sign: str = entry('code', 'of equation 4: as the code, or as printed (R1)', ('code', 'printed'))

@@ -63,8 +63,9 @@ def test_params_are_the_composed_mini(copy, monkeypatch):
 # rows
 
 KINDS = {'generator': GeneratorRow, 'pretrain': GeneratorRow, 'gan': GeneratorRow, 'srgan': GeneratorRow,
-         'ranksrgan': GeneratorRow, 'ranksrgan_gradient': GeneratorRow, 'scored': EusrRow, 'rank_set': RankSetRow,
-         'ranker': RankerRow, 'ranker_gradient': RankerRow, 'predictor': PredictorRow}
+         'ranksrgan': GeneratorRow, 'ranksrgan_across': GeneratorRow, 'ranksrgan_gradient': GeneratorRow,
+         'scored': EusrRow, 'rank_set': RankSetRow, 'ranker': RankerRow, 'ranker_across': RankerRow,
+         'ranker_gradient': RankerRow, 'predictor': PredictorRow}
 
 
 def test_every_row_of_every_profile_can_be_read(profiles):

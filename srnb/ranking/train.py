@@ -21,20 +21,23 @@ from ..models.ranker import opinions, ranker_network
 from ..params import RankerRow
 from .dataset import RankPairs, RankSet
 from .evaluate import Judgements
-from ..training.losses import margin_rank, regression
+from ..training.losses import every_pair, margin_rank, regression
 
 # %% ../../nbs/library/63_ranking.train.ipynb #2de1ef2b
 class RankerUpdate(loop.Update):
     "One step of `net` on pairs of pictures with their labels (lower is better)."
     def __init__(self, net: nn.Module, rate: float = 1e-3, loss: str = 'rank', margin: float = 0.5, clamp: float = 5.,
-                 sign: str = 'code', decay: float = 1e-4, betas=(0.9, 0.999), precision=nullcontext):
+                 sign: str = 'code', decay: float = 1e-4, betas=(0.9, 0.999), precision=nullcontext,
+                 compare: str = 'pair', gap: float = 0.):
         self.net, self.kind, self.precision = net, choose(loss, ('rank', 'regression'), 'loss of a ranker'), precision
         self.margin, self.clamp, self.sign = margin, clamp, sign
+        self.compare, self.gap = choose(compare, ('pair', 'batch'), 'compare of a ranker'), gap
         self.nets, self.opts = {'net': net}, {'net': loop.adam(net, rate, betas, decay)}
 
     def loss(self, s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
         "Of scores s and t whose labels are a and b."
         if self.kind == 'regression': return regression(s, t, a, b)
+        if self.compare == 'batch': s, t, a, b = every_pair(s, t, a, b, self.gap)
         return margin_rank(s, t, a, b, self.margin, self.clamp, self.sign)
 
     def __call__(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -82,7 +85,8 @@ def build_ranker(row: RankerRow) -> RankerUpdate:
     net = ranker_network(row.net, row.size, row.members, f"row '{row.name}'")
     net = net.to(device, memory_format=torch.channels_last)
     precision = processes.precision(row.precision, device, row.deterministic)
-    return RankerUpdate(net, row.rate, row.loss, row.margin, row.clamp, row.sign, row.decay, row.betas, precision)
+    return RankerUpdate(net, row.rate, row.loss, row.margin, row.clamp, row.sign, row.decay, row.betas, precision,
+                        row.compare, row.gap)
 
 def ranker_batches(row: RankerRow, data: RankSet, start: int = 0) -> RankPairs:
     "The pairs that a row learns from, from batch `start` on."

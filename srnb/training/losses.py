@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DISTANCES', 'CRITICS', 'PIXEL_LOSSES', 'Term', 'DetailedLoss', 'total', 'OfFeatures', 'Content', 'Texture',
-           'Contextual', 'bce', 'Critic', 'PlainGainCritic', 'RelativisticCritic', 'margin_rank', 'regression',
-           'low_pass', 'low_mse', 'SmoothGradient', 'View', 'RankContent', 'Watch']
+           'Contextual', 'bce', 'Critic', 'PlainGainCritic', 'RelativisticCritic', 'margin_rank', 'every_pair',
+           'regression', 'low_pass', 'low_mse', 'SmoothGradient', 'View', 'RankContent', 'Watch']
 
 # %% ../../nbs/library/35_training.losses.ipynb #71427e50
 import copy, math, warnings
@@ -159,6 +159,17 @@ def margin_rank(s: Tensor, t: Tensor,          # scores of two pictures, (n,), o
     if clamp: s, t = s.clamp(-clamp, clamp), t.clamp(-clamp, clamp)
     gamma = torch.where(a >= b, 1., -1.) * (1 if sign == 'code' else -1)
     return (margin - gamma * (s - t)).clamp(min=0).mean()
+
+def every_pair(s: Tensor, t: Tensor, a: Tensor, b: Tensor,
+               gap: float = 0.,                # least difference of two labels; equal ones are no pair
+              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "Scores and labels of any two pictures of a batch, whatever they show: s, t, a, b of more pairs, for `margin_rank`."
+    s, a = torch.cat([s, t], -1), torch.cat([a, b])
+    i, j = torch.combinations(torch.arange(len(a), device=a.device)).T
+    apart = (a[i] - a[j]).abs()
+    kept = (apart >= gap) & (apart > 0)
+    i, j = i[kept], j[kept]
+    return s[..., i], s[..., j], a[i], a[j]
 
 def regression(s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Squared error of both scores."
