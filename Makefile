@@ -16,18 +16,21 @@ help:                    ## this list
 
 # run
 
+run = $$(sed -n 's/^profile: //p' params.yaml)
+compared = @if [ -d results/$(run)/scores ]; then python -m srnb.report.compare || true; else echo "Profile $(run) has no published run to compare with."; fi
+
 repro: compose data      ## 25 min  from photographs to RankSRGAN and its first table, in out/ (profile=tiny: 2 min)
 	python -m srnb.pipeline.repro $(core)
-	@python -m srnb.report.compare || true
-	@echo; echo "Profile $$(sed -n 's/^profile: //p' params.yaml). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
+	$(compared)
+	@echo; echo "Profile $(run). Look at out/tables, out/figures, out/sr (photographs), out/nbs (what was run); results/ holds the published run."
 
 all: compose data        ## 4 h     every network, figure, table and verdict (profile=tiny: 13 min)
 	python -m srnb.pipeline.repro
-	@python -m srnb.report.compare || true
+	$(compared)
 
 paper: compose data      ## 5 s     the papers' figures and tables with their state; item=ranksrgan_table_4 makes one and what it needs
 	@python -m srnb.pipeline.items $(item)
-	$(if $(item),@python -m srnb.report.compare || true)
+	$(if $(item),$(compared))
 
 book: .venv/ready        ## 1 min   the executed notebooks as linked pages to read offline, in out/book
 	python -m srnb.pipeline.book
