@@ -515,7 +515,7 @@ SENTENCES += [Sentence('claims', 'ranksrgan', *row) for row in [
 # %% ../../nbs/library/76_report.claims.ipynb #6d40ea3b
 SENTENCES += [Sentence('claims_seeds', 'ranksrgan', where if ranker == 'ranker_niqe' else 'ours', f'{name}: {says}',
                        [higher(metric, ranker, rival, kind='ranker')])
-              for ranker, name in (('ranker_niqe', 'Ranker'), ('ranker_across', 'Ranker that compares photographs'))
+              for ranker, name in (('ranker_niqe', 'Ranker'), ('ranker_across', 'Ranker across photographs'))
               for where, says, metric, rival in [
     ('4.1', 'SROCC above 0', 'srocc', ''),
     ('ours', 'SROCC above the trivial ranker’s', 'srocc', 'trivial'),
@@ -526,7 +526,7 @@ SENTENCES += [Sentence('claims_seeds', 'ranksrgan', where if ranker == 'ranker_n
 ]]
 SENTENCES += [Sentence('claims_seeds', 'ranksrgan', '3.4', 'Metric rank below the better of the close levels',
                        [lower('niqe', *CLOSE, kind='upper bounds')])]
-TAUGHT = {'ranksrgan_niqe': 'RankSRGAN', 'ranksrgan_across': 'RankSRGAN whose Ranker compares photographs',
+TAUGHT = {'ranksrgan_niqe': 'RankSRGAN', 'ranksrgan_across': 'RankSRGAN across photographs',
           'ranksrgan_gradient': 'RankSRGAN taught the gradient, too,',
           'direct_niqe': 'NIQE itself as a loss'}
 SENTENCES += [Sentence('claims_seeds', 'ranksrgan', where if method == 'ranksrgan_niqe' else 'ours', f'{name} {says}',
