@@ -16,29 +16,20 @@ from torch import Tensor, nn
 from .. import core, stats
 from . import evaluate
 from ..training import checkpoints, loop, processes
-from ..core import Error, choose
+from ..core import Error
 from ..models.ranker import opinions, ranker_network
 from ..params import RankerRow
 from .dataset import RankPairs, RankSet
 from .evaluate import Judgements
-from ..training.losses import every_pair, margin_rank, regression
+from ..training.losses import RankerLoss
 
 # %% ../../nbs/library/63_ranking.train.ipynb #2de1ef2b
 class RankerUpdate(loop.Update):
     "One step of `net` on pairs of pictures with their labels (lower is better)."
-    def __init__(self, net: nn.Module, rate: float = 1e-3, loss: str = 'rank', margin: float = 0.5, clamp: float = 5.,
-                 sign: str = 'code', decay: float = 1e-4, betas=(0.9, 0.999), precision=nullcontext,
-                 compare: str = 'pair', gap: float = 0.):
-        self.net, self.kind, self.precision = net, choose(loss, ('rank', 'regression'), 'loss of a ranker'), precision
-        self.margin, self.clamp, self.sign = margin, clamp, sign
-        self.compare, self.gap = choose(compare, ('pair', 'batch'), 'compare of a ranker'), gap
+    def __init__(self, net: nn.Module, rate: float = 1e-3, loss: RankerLoss = RankerLoss(), decay: float = 1e-4,
+                 betas=(0.9, 0.999), precision=nullcontext):
+        self.net, self.loss, self.precision = net, loss, precision
         self.nets, self.opts = {'net': net}, {'net': loop.adam(net, rate, betas, decay)}
-
-    def loss(self, s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        "Of scores s and t whose labels are a and b."
-        if self.kind == 'regression': return regression(s, t, a, b)
-        if self.compare == 'batch': s, t, a, b = every_pair(s, t, a, b, self.gap)
-        return margin_rank(s, t, a, b, self.margin, self.clamp, self.sign)
 
     def __call__(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         with self.precision(): s, t = opinions(self.net, first), opinions(self.net, second)
@@ -46,7 +37,7 @@ class RankerUpdate(loop.Update):
         loss = self.loss(s, t, a, b)
         loss.backward()
         right = ((s.detach().mean(0) > t.detach().mean(0)) == (a > b)).float().mean()
-        return {self.kind: loss.detach(), 'accuracy': right} | self.step()
+        return {self.loss.kind: loss.detach(), 'accuracy': right} | self.step()
 
 # %% ../../nbs/library/63_ranking.train.ipynb #1d8682e3
 def corners(x: Tensor, size: int) -> list[Tensor]:
@@ -85,8 +76,8 @@ def build_ranker(row: RankerRow) -> RankerUpdate:
     net = ranker_network(row.net, row.size, row.members, f"row '{row.name}'")
     net = net.to(device, memory_format=torch.channels_last)
     precision = processes.precision(row.precision, device, row.deterministic)
-    return RankerUpdate(net, row.rate, row.loss, row.margin, row.clamp, row.sign, row.decay, row.betas, precision,
-                        row.compare, row.gap)
+    loss = RankerLoss(row.loss, row.margin, row.clamp, row.sign, row.compare, row.gap)
+    return RankerUpdate(net, row.rate, loss, row.decay, row.betas, precision)
 
 def ranker_batches(row: RankerRow, data: RankSet, start: int = 0) -> RankPairs:
     "The pairs that a row learns from, from batch `start` on."

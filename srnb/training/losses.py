@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['DISTANCES', 'CRITICS', 'PIXEL_LOSSES', 'Term', 'DetailedLoss', 'total', 'OfFeatures', 'Content', 'Texture',
            'Contextual', 'bce', 'Critic', 'PlainGainCritic', 'RelativisticCritic', 'margin_rank', 'every_pair',
-           'regression', 'low_pass', 'low_mse', 'SmoothGradient', 'View', 'RankContent', 'Watch']
+           'regression', 'RankerLoss', 'low_pass', 'low_mse', 'SmoothGradient', 'View', 'RankContent', 'Watch']
 
 # %% ../../nbs/library/35_training.losses.ipynb #71427e50
 import copy, math, warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np, torch
@@ -174,6 +175,27 @@ def every_pair(s: Tensor, t: Tensor, a: Tensor, b: Tensor,
 def regression(s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Squared error of both scores."
     return (F.mse_loss(s, a.expand_as(s)) + F.mse_loss(t, b.expand_as(t))) / 2
+
+@dataclass(frozen=True)
+class RankerLoss:
+    "What a ranker's scores of pairs are worth by their labels."
+    kind: str = 'rank'        # or 'regression'
+    margin: float = 0.5       # this and what follows of the first
+    clamp: float = 5.
+    sign: str = 'code'
+    compare: str = 'pair'     # whose order counts: that of the two of each pair, or of any two of the batch
+    gap: float = 0.           # least difference of the labels of such two
+
+    def __post_init__(self):
+        choose(self.kind, ('rank', 'regression'), 'loss of a ranker')
+        if choose(self.compare, ('pair', 'batch'), 'compare of a ranker') == 'batch' and self.kind == 'regression':
+            raise Error("a ranker that regresses compares no pictures: `compare: batch` goes with `loss: rank`.")
+
+    def __call__(self, s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        "Of scores s and t whose labels are a and b."
+        if self.kind == 'regression': return regression(s, t, a, b)
+        if self.compare == 'batch': s, t, a, b = every_pair(s, t, a, b, self.gap)
+        return margin_rank(s, t, a, b, self.margin, self.clamp, self.sign)
 
 # %% ../../nbs/library/35_training.losses.ipynb #bfe5b90b
 def low_pass(x: Tensor, sigma: float) -> Tensor:

@@ -41,8 +41,8 @@ from ..models.srresnet import SRResNet
 from ..models.wide import WideNet
 from ..params import EusrRow, GeneratorRow, NetworkRow, PublishedRow, RankerRow, RankSetRow
 from .generator import GeneratorUpdate
-from .losses import (CRITICS, PIXEL_LOSSES, Content, Contextual, Critic, RankContent, Term, Texture,
-                                  View)
+from .losses import (CRITICS, PIXEL_LOSSES, Content, Contextual, Critic, RankContent, RankerLoss, Term,
+                                  Texture, View)
 from .predicted import predictors, score_terms
 from .processes import precision, prepare, synchronise
 from .refresh import Places, RankerLearner, RefreshUpdate
@@ -253,6 +253,7 @@ def refreshed(row: GeneratorRow, **step) -> RefreshUpdate:
     rank = next((t.loss for t in step['terms'] if t.name == 'rank'), None)
     if rank is None: raise Error(f"row '{row.name}' has refresh but no weight of rank.")
     learned, asked = params.row(row.ranker), row.refresh
+    loss = RankerLoss(learned.loss, learned.margin, 0., learned.sign, learned.compare, asked.gap)
     learner = RankerLearner(copy.deepcopy(rank.ranker).requires_grad_(True), levels(row), asked.steps, asked.batch,
-                            asked.rate, learned.loss, learned.margin, asked.gap, learned.crop)
+                            asked.rate, loss, asked.gap, learned.crop)
     return RefreshUpdate(**step, rank=rank, learner=learner, every=asked.every, seed=row.seed)

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor, nn
 
-from ..core import Error, choose
+from ..core import Error
 from ..data.image import quantize
 from ..models.ranker import opinions
 from .generator import GeneratorUpdate
 from .loop import adam
-from .losses import RankContent, Term, margin_rank, regression
+from .losses import RankContent, RankerLoss, Term
 from .processes import world
 
 # %% ../../nbs/library/41_training.refresh.ipynb #7c04ceaf
@@ -104,13 +104,11 @@ class RankerLearner:
     steps: int = 10           # in a round
     batch: int = 16           # pairs in a step
     rate: float = 1e-3
-    loss: str = 'rank'        # what it learned: rank or regression
-    margin: float = 0.5       # of the first
+    loss: RankerLoss = RankerLoss(clamp=0)      # what it learned; a clamp would keep one that drifts from learning
     gap: float = 0.1          # least difference of the labels of a pair
     crop: int = 0             # px that it sees of a place; 0 is all
 
     def __post_init__(self):
-        choose(self.loss, ('rank', 'regression'), 'loss of a ranker')
         self.opt = adam(self.ranker, self.rate, decay=1e-4)
 
     def round(self, rng: np.random.Generator, device) -> None:
@@ -123,9 +121,7 @@ class RankerLearner:
     def learn(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> None:
         "One step."
         s, t = opinions(self.ranker, torch.cat([first, second])).chunk(2, -1)
-        if self.loss == 'regression': loss = regression(s, t, a, b)
-        else: loss = margin_rank(s, t, a, b, self.margin, clamp=0)
-        loss.backward()
+        self.loss(s, t, a, b).backward()
         self.opt.step(); self.opt.zero_grad(set_to_none=True)
 
     @torch.no_grad()
