@@ -49,7 +49,7 @@ test-fast: data          ## 5 min   library notebooks and the quick tests
 	nbdev_test --path nbs/library --n_workers 2
 	python -m pytest -q -m 'not slow and not browser' --durations=10
 
-test: check data         ## 25 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
+test: check data         ## 21 min  everything: check, library notebooks, all tests, and the whole pipeline at its smallest
 	$(MAKE) --no-print-directory -j2 test-pipeline test-others
 
 test-pipeline test-others: export OMP_WAIT_POLICY := passive    # side by side: a thread that waits leaves its core to the other
