@@ -84,12 +84,8 @@ def _window(x: Tensor) -> Tensor:
     t = torch.arange(-5, 6).to(x)
     w = torch.exp(-t**2 / (2 * 1.5**2))
     w = (w / w.sum()).tolist()
-    for axis in -2, -1:
-        n = x.shape[axis] - 10
-        taps = [x.narrow(axis, i, n) for i in range(11)]
-        x = taps[5] * w[5]
-        for i in range(5): x.add_(taps[i] + taps[10 - i], alpha=w[i])         # it is symmetric
-    return x
+    x = sum(w[i] * x[..., i:x.shape[-2] - 10 + i, :] for i in range(11))
+    return sum(w[i] * x[..., i:x.shape[-1] - 10 + i] for i in range(11))
 
 def ssim(sr: Tensor, hr: Tensor, crop: int = 4, space: str = 'y') -> Tensor:
     "Structural similarity of each image: (n, 3, h, w) → (n,)."
