@@ -76,8 +76,7 @@ def build_ranker(row: RankerRow) -> RankerUpdate:
     net = ranker_network(row.net, row.size, row.members, f"row '{row.name}'")
     net = net.to(device, memory_format=torch.channels_last)
     precision = processes.precision(row.precision, device, row.deterministic)
-    loss = RankerLoss(row.loss, row.margin, row.clamp, row.sign, row.compare, row.gap)
-    return RankerUpdate(net, row.rate, loss, row.decay, row.betas, precision)
+    return RankerUpdate(net, row.rate, RankerLoss.of(row), row.decay, row.betas, precision)
 
 def ranker_batches(row: RankerRow, data: RankSet, start: int = 0) -> RankPairs:
     "The pairs that a row learns from, from batch `start` on."

@@ -176,6 +176,7 @@ def regression(s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Squared error of both scores."
     return (F.mse_loss(s, a.expand_as(s)) + F.mse_loss(t, b.expand_as(t))) / 2
 
+# %% ../../nbs/library/35_training.losses.ipynb #a82b1f8b
 @dataclass(frozen=True)
 class RankerLoss:
     "What a ranker's scores of pairs are worth by their labels."
@@ -190,6 +191,11 @@ class RankerLoss:
         choose(self.kind, ('rank', 'regression'), 'loss of a ranker')
         if choose(self.compare, ('pair', 'batch'), 'compare of a ranker') == 'batch' and self.kind == 'regression':
             raise Error("a ranker that regresses compares no pictures: `compare: batch` goes with `loss: rank`.")
+
+    @classmethod
+    def of(cls, row) -> 'RankerLoss':
+        "That of a ranker's row."
+        return cls(row.loss, row.margin, row.clamp, row.sign, row.compare, row.gap)
 
     def __call__(self, s: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
         "Of scores s and t whose labels are a and b."

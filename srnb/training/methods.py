@@ -253,7 +253,7 @@ def refreshed(row: GeneratorRow, **step) -> RefreshUpdate:
     rank = next((t.loss for t in step['terms'] if t.name == 'rank'), None)
     if rank is None: raise Error(f"row '{row.name}' has refresh but no weight of rank.")
     learned, asked = params.row(row.ranker), row.refresh
-    loss = RankerLoss(learned.loss, learned.margin, 0., learned.sign, learned.compare, asked.gap)
+    loss = replace(RankerLoss.of(learned), clamp=0, gap=asked.gap)
     learner = RankerLearner(copy.deepcopy(rank.ranker).requires_grad_(True), levels(row), asked.steps, asked.batch,
-                            asked.rate, loss, asked.gap, learned.crop)
+                            asked.rate, loss, learned.crop)
     return RefreshUpdate(**step, rank=rank, learner=learner, every=asked.every, seed=row.seed)

@@ -104,8 +104,7 @@ class RankerLearner:
     steps: int = 10           # in a round
     batch: int = 16           # pairs in a step
     rate: float = 1e-3
-    loss: RankerLoss = RankerLoss(clamp=0)      # what it learned; a clamp would keep one that drifts from learning
-    gap: float = 0.1          # least difference of the labels of a pair
+    loss: RankerLoss = RankerLoss(clamp=0, gap=0.1)      # a clamp would keep one that drifts from learning
     crop: int = 0             # px that it sees of a place; 0 is all
 
     def __post_init__(self):
@@ -115,7 +114,7 @@ class RankerLearner:
         "A few steps."
         self.ranker.train()
         for _ in range(self.steps):
-            pairs = self.places.pairs(self.batch, rng, gap=self.gap, crop=self.crop)
+            pairs = self.places.pairs(self.batch, rng, gap=self.loss.gap, crop=self.crop)
             if len(pairs[0]) > 1: self.learn(*(v.to(device) for v in pairs))
 
     def learn(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> None:
